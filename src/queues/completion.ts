@@ -1,0 +1,151 @@
+import { randomUUID } from 'node:crypto';
+import type { Redis } from 'ioredis';
+import type { Contract } from '../domain/messages/contracts.ts';
+import { envelope } from '../domain/messages/contracts.ts';
+import type { RequestContext } from '../domain/messages/envelope.ts';
+import { findOperation, type OperationRow } from '../domain/operations/operations.ts';
+import type { Database } from '../services/database.ts';
+import { connectSoon } from '../services/redis.ts';
+import type { Service } from '../services/service.ts';
+import type { CommandAnswer, CommandGateway } from './gateway.ts';
+import { HEADERS } from './incoming.ts';
+import type { Publisher } from './publisher.ts';
+import type { Topology } from './topology.ts';
+
+/** The broker has this long to confirm a command before its caller gets a 503. */
+const CONFIRM_MS = 1800;
+/** When to look at the row without having been called, in ms after the start of a wait; then each second. */
+const LOOKS = [100, 500, 1000];
+/** The first look while Redis would have called: at 100 ms every command of a busy moment cost one more query. */
+const FIRST_LOOK_MS = 300;
+
+/**
+ * Sends commands and waits for their workers. One Redis channel per process carries finished operation ids; the answer
+ * itself is read from the row. The row is also looked at now and then, so Redis away costs latency and nothing else.
+ */
+export class Completions implements CommandGateway, Service {
+  readonly name = 'command gateway';
+  readonly #publisher: Publisher;
+  readonly #topology: Topology;
+  readonly #database: Database;
+  readonly #subscriber: Redis;
+  readonly #replyTo: string;
+  readonly #waiters = new Map<string, Set<() => void>>();
+  #released = false;
+
+  constructor(deps: { publisher: Publisher; topology: Topology; database: Database; subscriber: Redis }) {
+    this.#publisher = deps.publisher;
+    this.#topology = deps.topology;
+    this.#database = deps.database;
+    this.#subscriber = deps.subscriber;
+    this.#replyTo = `${deps.topology.namespace}:done:${randomUUID()}`;
+  }
+
+  async start(): Promise<void> {
+    this.#subscriber.on('message', (channel: string, id: string) => {
+      if (channel === this.#replyTo) for (const wake of this.#waiters.get(id) ?? []) wake();
+    });
+    connectSoon(this.#subscriber);
+    // ioredis subscribes again after a reconnect; the first time it waits for the connection by itself.
+    this.#subscriber.subscribe(this.#replyTo).catch(() => undefined);
+  }
+
+  async stop(): Promise<void> {
+    this.release();
+  }
+
+  /** Ends every wait at once, with what there is now; from here on nobody waits for a worker. */
+  release(): void {
+    this.#released = true;
+    for (const wakes of this.#waiters.values()) for (const wake of wakes) wake();
+  }
+
+  async send<T>(
+    contract: Contract<T>,
+    data: T,
+    context: RequestContext,
+    options: { operationId: string; waitMs: number; repeat?: boolean },
+  ): Promise<CommandAnswer> {
+    const message = {
+      ...envelope(contract, data, context, { id: options.operationId }),
+      ...(context.ip ? { clientip: context.ip } : {}),
+      ...(context.userAgent ? { useragent: context.userAgent } : {}),
+    };
+    const wait = options.waitMs > 0 ? this.#watch(options.operationId, options.waitMs) : undefined;
+    try {
+      await this.#publisher.publish(
+        {
+          exchange: this.#topology.commands,
+          routingKey: contract.type,
+          body: Buffer.from(JSON.stringify(message)),
+          messageId: options.operationId,
+          type: contract.type,
+          headers: { [HEADERS.replyTo]: this.#replyTo, ...(options.repeat ? { [HEADERS.repeat]: true } : {}) },
+        },
+        CONFIRM_MS,
+      );
+    } catch (error) {
+      wait?.cancel();
+      throw error;
+    }
+    return { operationId: options.operationId, operation: await wait?.result };
+  }
+
+  async await(operationId: string, waitMs: number): Promise<OperationRow | undefined> {
+    const now = await findOperation(this.#database.em.fork(), operationId);
+    if (waitMs <= 0 || (now && now.status !== 'running')) return now;
+    return (await this.#watch(operationId, waitMs).result) ?? findOperation(this.#database.em.fork(), operationId);
+  }
+
+  /** Watches a row until it is finished, `waitMs` are over or the watch is cancelled. */
+  #watch(id: string, waitMs: number): { result: Promise<OperationRow | undefined>; cancel: () => void } {
+    const began = performance.now();
+    let cancelled = false;
+    let wake = () => {};
+    const wakes = this.#waiters.get(id) ?? new Set();
+    this.#waiters.set(id, wakes);
+    // A call that comes while the row is being read counts for the next look.
+    let called = false;
+    const onCall = () => {
+      called = true;
+      wake();
+    };
+    wakes.add(onCall);
+    const look = async (): Promise<OperationRow | undefined> => {
+      try {
+        for (let n = 0; !cancelled; n += 1) {
+          const elapsed = performance.now() - began;
+          const left = waitMs - elapsed;
+          if (left <= 0) return undefined;
+          const mayBeCalled = this.#subscriber.status === 'ready';
+          const next = n === 0 && mayBeCalled ? FIRST_LOOK_MS : (LOOKS[n] ?? elapsed + 1000);
+          if (!called && !this.#released) {
+            await new Promise<void>((resolve) => {
+              const timer = setTimeout(resolve, Math.max(0, Math.min(next - elapsed, left)));
+              wake = () => {
+                clearTimeout(timer);
+                resolve();
+              };
+            });
+          }
+          called = false;
+          if (cancelled) return undefined;
+          const row = await findOperation(this.#database.em.fork(), id).catch(() => undefined);
+          if (row && row.status !== 'running') return row;
+          if (this.#released) return undefined;
+        }
+        return undefined;
+      } finally {
+        wakes.delete(onCall);
+        if (wakes.size === 0) this.#waiters.delete(id);
+      }
+    };
+    return {
+      result: look(),
+      cancel: () => {
+        cancelled = true;
+        wake();
+      },
+    };
+  }
+}
