@@ -1,0 +1,118 @@
+import { sql } from 'kysely';
+import type { EntityManager } from '../../services/database.ts';
+import { iso, isoOrNull } from '../../services/database.ts';
+import type { Problem } from '../problem.ts';
+
+/** An operation as its row: what became of one command. */
+export interface OperationRow {
+  id: string;
+  type: string;
+  status: 'running' | 'succeeded' | 'failed';
+  /** `user:<id>`, `api_key:<id>` or `anonymous`. */
+  caller: string;
+  requestId: string | null;
+  result: unknown;
+  /** The HTTP status of a waiting caller when it succeeded. */
+  httpStatus: number | null;
+  error: Problem | null;
+  attempts: number;
+  createdAt: string;
+  startedAt: string | null;
+  finishedAt: string | null;
+}
+
+interface Row {
+  id: string;
+  type: string;
+  status: OperationRow['status'];
+  caller: string;
+  request_id: string | null;
+  result: unknown;
+  http_status: number | null;
+  error: Problem | null;
+  attempts: number;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+}
+
+const fromRow = (row: Row): OperationRow => ({
+  id: row.id,
+  type: row.type,
+  status: row.status,
+  caller: row.caller,
+  requestId: row.request_id,
+  result: row.result,
+  httpStatus: row.http_status,
+  error: row.error,
+  attempts: row.attempts,
+  createdAt: iso(row.created_at),
+  startedAt: isoOrNull(row.started_at),
+  finishedAt: isoOrNull(row.finished_at),
+});
+
+export async function findOperation(em: EntityManager, id: string): Promise<OperationRow | undefined> {
+  const { rows } = await sql<Row>`select * from operations where id = ${id}`.execute(em.getKysely());
+  return rows[0] && fromRow(rows[0]);
+}
+
+export interface OperationStart {
+  id: string;
+  type: string;
+  caller: string;
+  requestId: string | null;
+  createdAt: Date;
+  startedAt: Date;
+}
+
+/**
+ * The operation row is a command's inbox: whoever creates or locks it owns the command for this transaction.
+ * Returns the finished operation when the work was done before, `undefined` when it is ours to do.
+ */
+export async function claimOperation(em: EntityManager, start: OperationStart): Promise<OperationRow | undefined> {
+  const { rows } = await sql<Row>`
+    insert into operations (id, type, status, caller, request_id, created_at, started_at)
+    values (${start.id}, ${start.type}, 'running', ${start.caller}, ${start.requestId}, ${start.createdAt}, ${start.startedAt})
+    on conflict (id) do update set started_at = coalesce(operations.started_at, excluded.started_at)
+    returning *`.execute(em.getKysely());
+  const row = rows[0];
+  return row && row.status !== 'running' ? fromRow(row) : undefined;
+}
+
+export async function finishOperation(
+  em: EntityManager,
+  id: string,
+  end: { status: 'succeeded'; result: unknown; httpStatus: number } | { status: 'failed'; error: Problem },
+  attempts: number,
+): Promise<void> {
+  const result = end.status === 'succeeded' ? JSON.stringify(end.result ?? null) : null;
+  const error = end.status === 'failed' ? JSON.stringify(end.error) : null;
+  await sql`
+    update operations set status = ${end.status}, result = ${result}::jsonb, error = ${error}::jsonb,
+      http_status = ${end.status === 'succeeded' ? end.httpStatus : null}, attempts = ${attempts}, finished_at = clock_timestamp()
+    where id = ${id}`.execute(em.getKysely());
+}
+
+/** Marks a try that failed and will be repeated; an operation that is finished stays as it is. */
+export async function noteAttempt(em: EntityManager, start: OperationStart, attempts: number): Promise<void> {
+  await sql`
+    insert into operations (id, type, status, caller, request_id, attempts, created_at, started_at)
+    values (${start.id}, ${start.type}, 'running', ${start.caller}, ${start.requestId}, ${attempts}, ${start.createdAt}, ${start.startedAt})
+    on conflict (id) do update set attempts = greatest(operations.attempts, excluded.attempts) where operations.status = 'running'`.execute(
+    em.getKysely(),
+  );
+}
+
+/** An operation whose command ended in the dead letters has failed, whether or not a worker ever saw it. */
+export async function failDeadOperation(
+  em: EntityManager,
+  start: OperationStart,
+  error: Problem,
+  attempts: number,
+): Promise<void> {
+  await sql`
+    insert into operations (id, type, status, caller, request_id, attempts, created_at, started_at, error, finished_at)
+    values (${start.id}, ${start.type}, 'failed', ${start.caller}, ${start.requestId}, ${attempts}, ${start.createdAt}, ${start.startedAt}, ${JSON.stringify(error)}::jsonb, clock_timestamp())
+    on conflict (id) do update set status = 'failed', error = excluded.error, attempts = greatest(operations.attempts, excluded.attempts), finished_at = excluded.finished_at
+    where operations.status = 'running'`.execute(em.getKysely());
+}
