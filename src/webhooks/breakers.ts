@@ -1,0 +1,284 @@
+import { sql } from 'kysely';
+import { Counter, type Registry } from 'prom-client';
+import { type Database, type EntityManager, iso } from '../services/database.ts';
+import type { Logger } from '../services/logger.ts';
+import { type Hold, Queue } from './holds.ts';
+
+/*
+ * Breakers: an endpoint that only fails is left alone for a while. The state is in PostgreSQL, one row per endpoint
+ * that ever failed, so that all processes act on the same one and no restart or loss of Redis forgets it.
+ *
+ *   closed ──≥ 20 attempts in the window, ≥ 90 % of them failed──► open (5 s)
+ *   open ──its time is over──► one probe over all processes ──success──► closed
+ *                                                            └──failure──► open, twice as long, up to 60 s
+ *
+ * Counting costs nothing while an endpoint only succeeds: only results of endpoints that failed within the last 60 s, as
+ * this process knows, are added to the row, by the group commit that holds them. A window begins with the first
+ * failure and ends after 60 s. Opening and closing bump the revision "breakers"; every process looks at it.
+ */
+
+const MIN_ATTEMPTS = 20;
+const FAILED_SHARE = 0.9;
+const WINDOW_MS = 60_000;
+const FIRST_BACKOFF_MS = 5000;
+const MAX_BACKOFF_MS = 60_000;
+/** What a probe may take beyond its endpoint's timeout. */
+const PROBE_MARGIN_MS = 10_000;
+/** How long others stay away while one probes, in ms, before they look again. */
+const PROBING_MS = 1000;
+/** How stale this process's view may be, in ms: a late look costs attempts at a broken endpoint, not order or loss. */
+const LOOK_MS = 200;
+/** How far apart those come back that were put off, in ms: each costs a look, and most find it open still. */
+const STEP_MS = 250;
+
+/** What became of one attempt, for its endpoint's breaker. */
+export interface Verdict {
+  endpointId: string;
+  failed: boolean;
+  /** It was the probe of an open breaker, or a manual attempt that passed one. */
+  probe: boolean;
+}
+
+/** What a group commit did to breakers; to be taken on after the commit. */
+export interface Turned {
+  opened: { endpointId: string; until: number }[];
+  closed: string[];
+}
+
+interface Open {
+  until: number;
+  queue: Queue;
+}
+
+export class Breakers {
+  readonly #database: Database;
+  readonly #log: Logger;
+  readonly #turns: Counter<'to'> | undefined;
+  #open = new Map<string, Open>();
+  /** When an endpoint failed last, as this process knows; ms of the monotonic clock. */
+  readonly #failed = new Map<string, number>();
+  #revision: string | undefined;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+  #looking: Promise<void> | undefined;
+
+  constructor(database: Database, log: Logger, metrics?: Registry) {
+    this.#database = database;
+    this.#log = log;
+    if (!metrics) return;
+    this.#turns = new Counter({
+      name: 'waybill_webhook_breaker_turns_total',
+      help: 'Breakers of webhook endpoints that were opened, opened again by a failed probe, or closed.',
+      labelNames: ['to'],
+      registers: [metrics],
+    });
+  }
+
+  /** Makes the view at most 200 ms old. */
+  async refresh(): Promise<void> {
+    if (performance.now() - this.#lookedAt < LOOK_MS) return;
+    this.#looking ??= this.#look().finally(() => {
+      this.#looking = undefined;
+    });
+    await this.#looking;
+  }
+
+  /** Set while the breaker is open and it is not yet time for a probe. */
+  hold(endpointId: string): Hold | undefined {
+    const open = this.#open.get(endpointId);
+    return open && open.until > Date.now() ? this.#holdOf(open, open.until) : undefined;
+  }
+
+  /**
+   * What an attempt is that would begin now: `closed`, nothing in its way; `probe`, claimed for this process; or put
+   * off, because it is not time yet or another one probes.
+   */
+  async admit(endpointId: string, timeoutMs: number): Promise<'closed' | 'probe' | Hold> {
+    const open = this.#open.get(endpointId);
+    if (!open) return 'closed';
+    if (open.until > Date.now()) return this.#holdOf(open, open.until);
+    const db = this.#database.em.fork().getKysely();
+    const claimed = await sql`
+      update webhook_breakers set probe_until = now() + ${timeoutMs + PROBE_MARGIN_MS} * interval '1 ms', updated_at = now()
+      where endpoint_id = ${endpointId} and state = 'open' and open_until <= now() and (probe_until is null or probe_until < now())
+      returning 1`.execute(db);
+    if (claimed.rows.length > 0) return 'probe';
+    const { rows } = await sql<{ open_until: string }>`
+      select open_until from webhook_breakers where endpoint_id = ${endpointId} and state = 'open'`.execute(db);
+    const [row] = rows;
+    if (!row) return 'closed';
+    open.until = Math.max(open.until, Date.parse(iso(row.open_until)));
+    return this.#holdOf(open, Math.max(open.until, Date.now() + PROBING_MS));
+  }
+
+  /** A claimed probe that was not sent after all. */
+  async unclaim(endpointId: string): Promise<void> {
+    await sql`update webhook_breakers set probe_until = null where endpoint_id = ${endpointId} and state = 'open'`.execute(
+      this.#database.em.fork().getKysely(),
+    );
+  }
+
+  /** Counts a group's results in the transaction that records them; hand what it returns to `taken` after the commit. */
+  async count(em: EntityManager, verdicts: readonly Verdict[]): Promise<Turned> {
+    const turned: Turned = { opened: [], closed: [] };
+    const counts = this.#countsOf(verdicts);
+    const probes = new Map(verdicts.filter((v) => v.probe).map((v) => [v.endpointId, v.failed]));
+    if (counts.length === 0 && probes.size === 0) return turned;
+    const db = em.getKysely();
+    if (counts.length > 0) {
+      const { rows } = await sql<{ endpoint_id: string }>`
+        with counted as (
+          insert into webhook_breakers as b (endpoint_id, attempts, failures)
+          select endpoint_id, attempts, failures
+          from jsonb_to_recordset(${JSON.stringify(counts)}::jsonb) as r (endpoint_id uuid, attempts int, failures int) order by endpoint_id
+          on conflict (endpoint_id) do update set updated_at = now(),
+            window_started_at = case when ${FRESH} then b.window_started_at else now() end,
+            attempts = case when ${FRESH} then b.attempts else 0 end + excluded.attempts,
+            failures = case when ${FRESH} then b.failures else 0 end + excluded.failures
+          returning endpoint_id, state, attempts, failures
+        )
+        select endpoint_id from counted
+        where state = 'closed' and attempts >= ${MIN_ATTEMPTS} and failures >= ${FAILED_SHARE}::float8 * attempts`.execute(
+        db,
+      );
+      for (const { endpoint_id } of rows) {
+        const until = await this.#openAfter(em, endpoint_id, FIRST_BACKOFF_MS);
+        turned.opened.push({ endpointId: endpoint_id, until });
+      }
+    }
+    for (const [endpointId, failed] of [...probes].sort(([a], [b]) => (a < b ? -1 : 1))) {
+      if (failed) {
+        const until = await this.#probeFailed(em, endpointId);
+        if (until !== undefined) turned.opened.push({ endpointId, until });
+      } else if (await this.#close(em, endpointId)) turned.closed.push(endpointId);
+    }
+    if (turned.opened.length + turned.closed.length > 0)
+      await sql`update revisions set revision = revision + 1 where name = 'breakers'`.execute(db);
+    return turned;
+  }
+
+  /** Takes on what a commit has done. */
+  taken({ opened, closed }: Turned): void {
+    for (const { endpointId, until } of opened) {
+      const again = this.#open.get(endpointId);
+      this.#open.set(endpointId, { until, queue: again?.queue ?? new Queue() });
+      this.#turns?.inc({ to: again ? 'reopened' : 'open' });
+      this.#log.warn(
+        { endpoint: endpointId, until: new Date(until).toISOString() },
+        'the breaker of an endpoint opens',
+      );
+    }
+    for (const endpointId of closed) {
+      this.#open.delete(endpointId);
+      this.#failed.delete(endpointId);
+      this.#turns?.inc({ to: 'closed' });
+      this.#log.info({ endpoint: endpointId }, 'the breaker of an endpoint closes');
+    }
+  }
+
+  /** Attempts and failures by endpoint, of those that failed lately; this is also where failures are remembered. */
+  #countsOf(verdicts: readonly Verdict[]): { endpoint_id: string; attempts: number; failures: number }[] {
+    const now = performance.now();
+    for (const { endpointId, failed } of verdicts) if (failed) this.#failed.set(endpointId, now);
+    if (this.#failed.size === 0) return [];
+    const counts = new Map<string, { endpoint_id: string; attempts: number; failures: number }>();
+    for (const { endpointId, failed } of verdicts) {
+      const last = this.#failed.get(endpointId);
+      if (last === undefined) continue;
+      if (now - last > WINDOW_MS) {
+        this.#failed.delete(endpointId);
+        continue;
+      }
+      const count = counts.get(endpointId) ?? { endpoint_id: endpointId, attempts: 0, failures: 0 };
+      count.attempts += 1;
+      if (failed) count.failures += 1;
+      counts.set(endpointId, count);
+    }
+    return [...counts.values()];
+  }
+
+  async #openAfter(em: EntityManager, endpointId: string, backoffMs: number): Promise<number> {
+    const { rows } = await sql<{ open_until: string }>`
+      update webhook_breakers set state = 'open', backoff_ms = ${backoffMs}, probe_until = null, updated_at = now(),
+        open_until = clock_timestamp() + ${backoffMs} * interval '1 ms'
+      where endpoint_id = ${endpointId} returning open_until`.execute(em.getKysely());
+    return Date.parse(iso(rows[0]?.open_until ?? new Date()));
+  }
+
+  /** `undefined` when it is closed already. A manual attempt before its time is no probe and changes nothing. */
+  async #probeFailed(em: EntityManager, endpointId: string): Promise<number | undefined> {
+    const { rows } = await sql<{ backoff_ms: number }>`
+      select backoff_ms from webhook_breakers
+      where endpoint_id = ${endpointId} and state = 'open' and open_until <= now() and probe_until is not null for update`.execute(
+      em.getKysely(),
+    );
+    const [row] = rows;
+    return row && this.#openAfter(em, endpointId, Math.min(2 * row.backoff_ms, MAX_BACKOFF_MS));
+  }
+
+  async #close(em: EntityManager, endpointId: string): Promise<boolean> {
+    const { rows } = await sql`
+      update webhook_breakers set state = 'closed', backoff_ms = 0, open_until = null, probe_until = null,
+        attempts = 0, failures = 0, window_started_at = now(), updated_at = now()
+      where endpoint_id = ${endpointId} and state = 'open' returning 1`.execute(em.getKysely());
+    return rows.length > 0;
+  }
+
+  #holdOf(open: Open, from: number): Hold {
+    const until = open.queue.next(Math.max(from, Date.now() + STEP_MS), STEP_MS);
+    return { until, reason: `${OPEN_UNTIL} ${new Date(open.until).toISOString()}` };
+  }
+
+  async #look(): Promise<void> {
+    const { rows } = await sql<{ revision: string; open: { endpoint_id: string; open_until: string }[] | null }>`
+      select revision, case when revision is distinct from ${this.#revision ?? null}::bigint then (
+        select coalesce(json_agg(json_build_object('endpoint_id', endpoint_id, 'open_until', open_until)), '[]')
+        from webhook_breakers where state = 'open'
+      ) end as open
+      from revisions where name = 'breakers'`.execute(this.#database.em.fork().getKysely());
+    const [row] = rows;
+    this.#lookedAt = performance.now();
+    if (!row?.open) return;
+    this.#revision = row.revision;
+    this.#open = new Map(
+      row.open.map(({ endpoint_id, open_until }) => [
+        endpoint_id,
+        { until: Date.parse(iso(open_until)), queue: this.#open.get(endpoint_id)?.queue ?? new Queue() },
+      ]),
+    );
+  }
+}
+
+const OPEN_UNTIL = 'breaker open until';
+const FRESH = sql`b.window_started_at > now() - ${WINDOW_MS} * interval '1 ms'`;
+
+/** Deliveries per page when a breaker closes. */
+const PAGE = 500;
+
+/**
+ * Brings back what waits for a breaker that has closed, the oldest first and `stepMs` apart; calls `each` with the
+ * alarms of a page, after its commit.
+ */
+export async function bringBack(
+  em: EntityManager,
+  endpointId: string,
+  stepMs: number,
+  each: (rows: { id: string; attempts: number; generation: number; at: number }[]) => Promise<void>,
+): Promise<void> {
+  for (let done = 0; ; ) {
+    const { rows } = await sql<{ id: string; attempts: number; generation: number; next_attempt_at: string }>`
+      update webhook_deliveries d set generation = generation + 1, reason = 'waits its turn after an open breaker',
+        next_attempt_at = now() + (${done * stepMs}::float8 + waiting.n * ${stepMs}::float8) * interval '1 ms'
+      from (
+        select id, row_number() over (order by created_at, id) as n from webhook_deliveries
+        where endpoint_id = ${endpointId} and status = 'pending' and reason like ${`${OPEN_UNTIL} %`}
+          and (lease_until is null or lease_until < now())
+        order by created_at, id limit ${PAGE}
+      ) waiting
+      where d.id = waiting.id and d.status = 'pending'
+      returning d.id, d.attempts, d.generation, d.next_attempt_at`.execute(em.getKysely());
+    if (rows.length === 0) return;
+    await each(rows.map(({ next_attempt_at, ...row }) => ({ ...row, at: Date.parse(iso(next_attempt_at)) })));
+    done += rows.length;
+    if (rows.length < PAGE) return;
+  }
+}

@@ -1,0 +1,378 @@
+import type { Redis } from 'ioredis';
+import { sql } from 'kysely';
+import type { Registry } from 'prom-client';
+import { newId } from '../domain/ids.ts';
+import type { Alarm, Transact } from '../domain/messages/emit.ts';
+import { SYSTEM } from '../domain/messages/envelope.ts';
+import type { Database } from '../services/database.ts';
+import type { Keyring } from '../services/keyring.ts';
+import type { Logger } from '../services/logger.ts';
+import { Breakers, bringBack, type Turned } from './breakers.ts';
+import { Budget } from './budget.ts';
+import { type Chunk, type ChunkEvent, mayBeRecorded } from './chunk.ts';
+import type { ActiveEndpoint, EndpointDirectory } from './directory.ts';
+import { disableEndpoint } from './endpoints.ts';
+import { announceExhausted } from './exhausted.ts';
+import { DISABLE_AFTER_MS, FailureWatch } from './failing.ts';
+import type { Hold } from './holds.ts';
+import { Lanes } from './lanes.ts';
+import type { LineKey } from './order.ts';
+import { EndpointRates } from './rate.ts';
+import { type AttemptRow, type DeliveryRow, Recorder } from './recorder.ts';
+import { type Attempted, notSent } from './response.ts';
+import { boundedDelay, classify, nextDelay, type Outcome, retryAfterMs, type Schedule } from './schedule.ts';
+import type { Sender } from './sender.ts';
+import { hexSignature, sign } from './signature.ts';
+import { Throttles } from './throttle.ts';
+import { claimDue, claimInOrder, type Due, findWaiting, postpone } from './waiting.ts';
+
+export interface DeliveryDeps {
+  database: Database;
+  directory: EndpointDirectory;
+  sender: Sender;
+  transact: Transact;
+  setAlarms: (alarms: Alarm[]) => Promise<void>;
+  /** Sends at once in this process. */
+  concurrency: number;
+  schedule: Schedule;
+  keyring: Keyring;
+  /** Where the rates of endpoints are counted. */
+  redis: Redis;
+  namespace: string;
+  /** An endpoint that only fails for so long is disabled, in ms. Default 5 days. */
+  disableAfterMs?: number;
+  metrics?: Registry;
+  log: Logger;
+}
+
+/** Deliveries in memory for each send at once: enough to keep every slot busy, few enough to leave a backlog where it is. */
+const AHEAD = 12;
+
+const NOTHING: ReadonlySet<string> = new Set();
+
+/** A delivery on its way: fresh from a chunk, or due after it waited. */
+interface Parcel extends Due {
+  kind: 'insert' | 'update';
+  line: LineKey | undefined;
+}
+
+/** One attempt and what came of it. */
+interface Sent {
+  startedAt: Date;
+  attempted: Attempted;
+  /** It was let through an open breaker. */
+  probe: boolean;
+}
+
+/**
+ * Signs, posts, records. Fresh deliveries are posted from memory and written once, when they are over; what must wait
+ * (a failed attempt, the overflow of a busy, throttled, rate limited or broken endpoint, a disabled endpoint) becomes a
+ * row with an alarm.
+ */
+export class Deliveries {
+  readonly #deps: DeliveryDeps;
+  readonly #recorder: Recorder;
+  readonly #lanes: Lanes;
+  readonly #throttles = new Throttles();
+  readonly #breakers: Breakers;
+  readonly #rates: EndpointRates;
+  readonly #failures: FailureWatch;
+  readonly #budget = new Budget(() => AHEAD * this.#concurrency);
+  /** Fresh deliveries that are begun and not over, by `endpoint\nevent`. */
+  readonly #running = new Map<string, Promise<void>>();
+  #concurrency: number;
+
+  constructor(deps: DeliveryDeps) {
+    const { database, setAlarms, log } = deps;
+    this.#deps = deps;
+    this.#breakers = new Breakers(database, log, deps.metrics);
+    this.#recorder = new Recorder({
+      database,
+      setAlarms,
+      breakers: this.#breakers,
+      onTurned: (turned) => this.#turned(turned),
+      log,
+    });
+    this.#lanes = new Lanes(deps.concurrency);
+    this.#rates = new EndpointRates(deps.redis, deps.namespace);
+    this.#failures = new FailureWatch({ ...deps, disableAfterMs: deps.disableAfterMs ?? DISABLE_AFTER_MS });
+    this.#concurrency = deps.concurrency;
+  }
+
+  /** Sends at once in this process from now on; those on their way are finished. */
+  setConcurrency(concurrency: number): void {
+    this.#concurrency = concurrency;
+    this.#lanes.setConcurrency(concurrency);
+  }
+
+  /**
+   * Resolves when every delivery of the chunk is recorded, one way or another. Rejects with the first failure, and only
+   * when the others are over: the chunk may be handed out again at once. A delivery that this process is at work on
+   * already, since the broker handed its chunk out again meanwhile, is waited for and not sent.
+   */
+  async chunk(chunk: Chunk, redelivered: boolean): Promise<void> {
+    const start = Promise.withResolvers<ReadonlySet<string>>();
+    const own: Promise<void>[] = [];
+    const others: Promise<void>[] = [];
+    for (const event of chunk.events) {
+      for (const [id, endpointId] of event.to) {
+        const key = `${endpointId}\n${event.id}`;
+        const running = this.#running.get(key);
+        if (running) others.push(running);
+        else own.push(this.#once(key, start.promise, fresh(event, id, endpointId)));
+      }
+    }
+    const over = Promise.allSettled(own);
+    if (own.length > 0) {
+      await this.#budget
+        .spend(own.length, async () => {
+          await Promise.all([this.#deps.directory.refresh(), this.#breakers.refresh()]);
+          // Looked up as late as this: while it waited for room, others may have recorded it.
+          start.resolve(mayBeRecorded(chunk, redelivered) ? await this.#recorded(chunk) : NOTHING);
+          await over;
+        })
+        .catch(start.reject);
+    }
+    const failed = [...(await over), ...(await Promise.allSettled(others))].find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
+  }
+
+  /** From here to its end the delivery is this process's one way to send this event to this endpoint. */
+  #once(key: string, start: Promise<ReadonlySet<string>>, parcel: Parcel): Promise<void> {
+    const running = start
+      .then((recorded) => (recorded.has(key) ? undefined : this.#deliver(parcel)))
+      .finally(() => this.#running.delete(key));
+    this.#running.set(key, running);
+    return running;
+  }
+
+  /** Answers an alarm. The row is claimed only when its endpoint's lane has room, so a lease never waits in a queue. */
+  async alarm(id: string): Promise<void> {
+    const em = this.#deps.database.em.fork();
+    const waiting = await findWaiting(em, id);
+    if (!waiting) return;
+    const { endpointId, line, cause } = waiting;
+    await Promise.all([this.#deps.directory.refresh(), this.#breakers.refresh()]);
+    const endpoint = this.#deps.directory.get(endpointId);
+    const claim = async (): Promise<Parcel | undefined> => {
+      const timeoutMs = endpoint?.timeoutMs ?? 0;
+      const due = await (line ? claimInOrder(em, id, line, timeoutMs) : claimDue(em, id, timeoutMs));
+      if (due && !('again' in due)) return { kind: 'update', line, ...due };
+      if (due && due.again.length > 0) await this.#deps.setAlarms(due.again);
+      return undefined;
+    };
+    if (!endpoint || endpoint.status === 'disabled') {
+      const parcel = await claim();
+      return parcel && this.#deliver(parcel);
+    }
+    await this.#recorder.whenHealthy();
+    const hold = await this.#through(endpoint, { fresh: false, manual: cause === 'manual' }, async (probe) => {
+      const parcel = await claim();
+      if (parcel) await this.#settle(parcel, endpoint, await this.#send(parcel, endpoint, probe));
+      else if (probe) await this.#breakers.unclaim(endpoint.id);
+    });
+    const put = hold && (await postpone(em, id, hold.until, hold.reason));
+    if (put) await this.#deps.setAlarms(put.again);
+  }
+
+  async #deliver(parcel: Parcel): Promise<void> {
+    const endpoint = this.#deps.directory.get(parcel.endpointId);
+    if (!endpoint) return this.#record(parcel, { status: 'failed', reason: 'endpoint deleted' });
+    if (endpoint.status === 'disabled') return this.#record(parcel, { status: 'held', reason: 'endpoint disabled' });
+    await this.#recorder.whenHealthy();
+    let sent: Sent | undefined;
+    const hold = await this.#through(endpoint, { fresh: true, manual: false }, async (probe) => {
+      sent = await this.#send(parcel, endpoint, probe);
+    });
+    if (sent) return this.#settle(parcel, endpoint, sent);
+    if (!hold) return;
+    await this.#record(parcel, {
+      status: 'pending',
+      reason: hold.reason,
+      next_attempt_at: new Date(hold.until).toISOString(),
+      generation: parcel.generation + 1,
+    });
+  }
+
+  /**
+   * Sends when breaker, throttle, lane and rate let it; else returns until when to put it off. What is fresh queues
+   * behind those that were put off before it; what is manual passes the breaker.
+   */
+  async #through(
+    endpoint: ActiveEndpoint,
+    { fresh, manual }: { fresh: boolean; manual: boolean },
+    send: (probe: boolean) => Promise<void>,
+  ): Promise<Hold | undefined> {
+    const { id, rateLimit, timeoutMs } = endpoint;
+    const held = () =>
+      (manual ? undefined : this.#breakers.hold(id)) ?? this.#throttles.hold(id, this.#lanes.stepMs(id));
+    const hold = held() ?? (fresh && rateLimit !== null ? this.#rates.queued(id, rateLimit) : undefined);
+    if (hold) return hold;
+    let probe = manual;
+    const result = await this.#lanes.through(id, () => send(probe), {
+      mayWait: fresh,
+      admit: async () => {
+        const limited = held() ?? (rateLimit === null ? undefined : await this.#rates.take(id, rateLimit));
+        if (limited || manual) return limited;
+        const admitted = await this.#breakers.admit(id, timeoutMs);
+        if (typeof admitted === 'object') return admitted;
+        probe = admitted === 'probe';
+        return undefined;
+      },
+    });
+    return 'hold' in result ? result.hold : undefined;
+  }
+
+  /** One attempt. Never rejects: whatever the other side does is a result. */
+  async #send(parcel: Parcel, endpoint: ActiveEndpoint, probe: boolean): Promise<Sent> {
+    const startedAt = new Date();
+    // Unsigned it would teach a subscriber to take what anyone sends.
+    if (endpoint.keys.length === 0) return { startedAt, attempted: notSent('no_usable_secret'), probe };
+    const timestamp = Math.floor(startedAt.getTime() / 1000);
+    const headers: Record<string, string> = {
+      ...endpoint.headers,
+      'content-type': 'application/json',
+      'webhook-id': parcel.eventId,
+      'webhook-timestamp': String(timestamp),
+      'webhook-signature': sign(endpoint.keys, { id: parcel.eventId, timestamp, body: parcel.payload }),
+    };
+    if (endpoint.hexKey) headers['x-webhook-signature'] = hexSignature(endpoint.hexKey, parcel.payload);
+    const attempted = await this.#deps.sender.send({
+      url: endpoint.url,
+      headers,
+      body: parcel.payload,
+      timeoutMs: endpoint.timeoutMs,
+    });
+    return { startedAt, attempted, probe };
+  }
+
+  async #settle(parcel: Parcel, endpoint: ActiveEndpoint, sent: Sent): Promise<void> {
+    const { startedAt, attempted } = sent;
+    const number = parcel.attempts + 1;
+    const attempt: AttemptRow = {
+      id: newId(),
+      number,
+      started_at: startedAt.toISOString(),
+      duration_ms: attempted.durationMs,
+      status_code: attempted.statusCode,
+      error: attempted.error,
+      response_body: attempted.responseBody,
+      cause: parcel.cause,
+    };
+    const outcome = classify(attempted);
+    const record = (change: Change) =>
+      this.#record(parcel, { attempts: number, ...change }, { attempt, outcome, sent });
+    const retryAfter = retryAfterMs(attempted.retryAfter, Date.now());
+    if (outcome === 'throttled') this.#throttles.throttled(endpoint.id, startedAt.getTime(), retryAfter);
+    else this.#throttles.answered(endpoint.id, startedAt.getTime());
+    if (outcome === 'delivered') {
+      await record({ status: 'delivered', reason: null, delivered_at: attempted.finishedAt.toISOString() });
+      return this.#failures.succeeded(endpoint.id);
+    }
+    if (outcome === 'gone') {
+      await record({ status: 'failed', reason: 'endpoint gone (410)' });
+      return this.#disable(endpoint, 'it answered 410 Gone');
+    }
+    const why = attempted.error?.replaceAll('no_usable_secret', 'no usable secret') ?? `status ${attempted.statusCode}`;
+    const scheduled = nextDelay(this.#deps.schedule, number);
+    if (scheduled === null) {
+      await record({ status: 'failed', reason: `gave up after ${number} attempts: ${why}` });
+      await announceExhausted(this.#deps.transact, { ...parcel, attempts: number }, attempted);
+    } else {
+      const at = Date.now() + boundedDelay(scheduled, retryAfter);
+      await record({ status: 'pending', reason: why, next_attempt_at: new Date(at).toISOString() });
+    }
+    if (!isOurs(attempted)) await this.#failures.failed(endpoint.id);
+  }
+
+  async #disable(endpoint: ActiveEndpoint, reason: string): Promise<void> {
+    const id = newId();
+    await this.#deps.transact({ requestId: id, correlationId: id, actor: SYSTEM }, (unit) =>
+      disableEndpoint(unit, endpoint.id, reason),
+    );
+    this.#deps.log.warn({ endpoint: endpoint.id, reason }, 'an endpoint is disabled');
+  }
+
+  #turned(turned: Turned): void {
+    this.#breakers.taken(turned);
+    for (const endpointId of turned.closed) {
+      const step = this.#lanes.stepMs(endpointId);
+      bringBack(this.#deps.database.em.fork(), endpointId, step, (rows) =>
+        this.#deps.setAlarms(
+          rows.map(({ id, attempts, generation, at }) => ({
+            queue: 'webhooks',
+            id,
+            attempt: attempts,
+            generation,
+            at,
+          })),
+        ),
+      ).catch((error: Error) =>
+        this.#deps.log.debug({ error: error.message }, 'deliveries of a closed breaker come back in their own time'),
+      );
+    }
+  }
+
+  #record(
+    parcel: Parcel,
+    change: Change,
+    made: { attempt: AttemptRow; outcome: Outcome; sent: Sent } | null = null,
+  ): Promise<void> {
+    const delivery: DeliveryRow = {
+      id: parcel.id,
+      tenant: parcel.tenant,
+      endpoint_id: parcel.endpointId,
+      event_id: parcel.eventId,
+      event_type: parcel.eventType,
+      correlation_id: parcel.correlation,
+      attempts: parcel.attempts,
+      generation: parcel.generation,
+      next_attempt_at: null,
+      delivered_at: null,
+      ...change,
+    };
+    return this.#recorder.record({
+      kind: parcel.kind,
+      delivery,
+      attempt: made?.attempt ?? null,
+      line: parcel.line,
+      verdict:
+        made && !isOurs(made.sent.attempted)
+          ? { endpointId: parcel.endpointId, failed: made.outcome !== 'delivered', probe: made.sent.probe }
+          : undefined,
+    });
+  }
+
+  /** Which deliveries of a chunk that was handed out before are recorded already, as `endpoint\nevent`. */
+  async #recorded(chunk: Chunk): Promise<Set<string>> {
+    const pairs = chunk.events.flatMap((event) =>
+      event.to.map(([, endpointId]) => ({ endpointId, eventId: event.id })),
+    );
+    const { rows } = await sql<{ endpoint_id: string; event_id: string }>`
+      select d.endpoint_id, d.event_id from webhook_deliveries d
+      join unnest(${pairs.map((p) => p.endpointId)}::uuid[], ${pairs.map((p) => p.eventId)}::text[]) as k (endpoint_id, event_id) using (endpoint_id, event_id)`.execute(
+      this.#deps.database.em.fork().getKysely(),
+    );
+    return new Set(rows.map((row) => `${row.endpoint_id}\n${row.event_id}`));
+  }
+}
+
+type Change = Partial<DeliveryRow> & Pick<DeliveryRow, 'status' | 'reason'>;
+
+/** Failures that say nothing about the endpoint. */
+const isOurs = ({ error }: Attempted): boolean => error === 'no_usable_secret' || error === 'sender_closed';
+
+const fresh = (event: ChunkEvent, id: string, endpointId: string): Parcel => ({
+  kind: 'insert',
+  id,
+  endpointId,
+  tenant: event.tenant,
+  eventId: event.id,
+  eventType: event.type,
+  payload: event.payload,
+  correlation: event.correlation,
+  attempts: 0,
+  generation: 0,
+  cause: 'schedule',
+  line: undefined,
+});

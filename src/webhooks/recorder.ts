@@ -1,0 +1,259 @@
+import { sql } from 'kysely';
+import type { Alarm } from '../domain/messages/emit.ts';
+import { type Database, type EntityManager, isTransient } from '../services/database.ts';
+import type { Logger } from '../services/logger.ts';
+import { backoffMs, pause } from '../services/service.ts';
+import type { Breakers, Turned, Verdict } from './breakers.ts';
+import { type LineKey, linesOf, lockLines, releaseHeads } from './order.ts';
+import { standings } from './standstill.ts';
+import type { Cause } from './waiting.ts';
+
+/** One attempt, as its row. */
+export interface AttemptRow {
+  id: string;
+  number: number;
+  started_at: string;
+  duration_ms: number;
+  status_code: number | null;
+  error: string | null;
+  response_body: string | null;
+  cause: Cause;
+}
+
+/** A delivery's state after something happened to it. */
+export interface DeliveryRow {
+  id: string;
+  tenant: string;
+  endpoint_id: string;
+  event_id: string;
+  event_type: string;
+  correlation_id: string | null;
+  status: 'pending' | 'delivered' | 'failed' | 'held';
+  reason: string | null;
+  attempts: number;
+  generation: number;
+  next_attempt_at: string | null;
+  delivered_at: string | null;
+}
+
+export interface Entry {
+  /** `insert` for a delivery that had no row yet, `update` for one that was claimed. */
+  kind: 'insert' | 'update';
+  delivery: DeliveryRow;
+  attempt: AttemptRow | null;
+  /** Set when it keeps an order: its end lets the next one of this line go. */
+  line?: LineKey | undefined;
+  /** What it says about its endpoint. */
+  verdict?: Verdict | undefined;
+}
+
+/** What a group commit has done, to be acted upon after it. */
+interface Written {
+  rows: DeliveryRow[];
+  heads: Alarm[];
+  turned: Turned;
+}
+
+/** Rows per commit, and how long the first of a group waits: 500 rows or 20 ms (measured: 17,300 deliveries/s against 15,000 with 200). */
+const GROUP_SIZE = 500;
+const GROUP_WAIT_MS = 20;
+
+interface Waiting {
+  entry: Entry;
+  resolve: () => void;
+  reject: (error: Error) => void;
+}
+
+/**
+ * Writes results in groups: one commit for up to 500 deliveries and their attempts.
+ *
+ *   empty ──first entry──► filling ──full, or 20 ms over──► committing ──► empty | filling
+ *
+ * While commits fail `healthy` is false, and nothing new is sent: what cannot be recorded must not go out.
+ */
+export class Recorder {
+  readonly #database: Database;
+  readonly #setAlarms: (alarms: Alarm[]) => Promise<void>;
+  readonly #breakers: Breakers;
+  readonly #onTurned: (turned: Turned) => void;
+  readonly #log: Logger;
+  #filling: Waiting[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #committing = false;
+  #recovered: (() => void)[] = [];
+  healthy = true;
+
+  constructor(deps: {
+    database: Database;
+    setAlarms: (alarms: Alarm[]) => Promise<void>;
+    breakers: Breakers;
+    /** Hears of breakers that a commit opened or closed. */
+    onTurned: (turned: Turned) => void;
+    log: Logger;
+  }) {
+    this.#database = deps.database;
+    this.#setAlarms = deps.setAlarms;
+    this.#breakers = deps.breakers;
+    this.#onTurned = deps.onTurned;
+    this.#log = deps.log;
+  }
+
+  /** Resolves when the entry is committed; rejects when PostgreSQL will not take it. */
+  record(entry: Entry): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#filling.push({ entry, resolve, reject });
+      this.#arm();
+    });
+  }
+
+  /** Resolves when results can be recorded again. */
+  async whenHealthy(): Promise<void> {
+    while (!this.healthy) await new Promise<void>((resolve) => this.#recovered.push(resolve));
+  }
+
+  #arm(): void {
+    if (this.#committing || this.#filling.length === 0) return;
+    if (this.#filling.length >= GROUP_SIZE) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      void this.#commit();
+    } else {
+      this.#timer ??= setTimeout(() => {
+        this.#timer = undefined;
+        if (!this.#committing) void this.#commit();
+      }, GROUP_WAIT_MS);
+    }
+  }
+
+  async #commit(): Promise<void> {
+    this.#committing = true;
+    await this.#write(this.#filling.splice(0, GROUP_SIZE));
+    this.#committing = false;
+    this.#arm();
+  }
+
+  async #write(group: Waiting[]): Promise<void> {
+    let written: Written;
+    for (let tries = 0; ; tries += 1) {
+      try {
+        written = await this.#database.em.fork().transactional((em) => this.#writeIn(em, group));
+        break;
+      } catch (error) {
+        if (!isTransient(error)) return this.#divide(group, error as Error);
+        if (this.healthy)
+          this.#log.warn({ error: (error as Error).message }, 'results cannot be recorded, sending stops');
+        this.healthy = false;
+        await pause(backoffMs(tries, 100, 2000));
+      }
+    }
+    if (!this.healthy) {
+      this.healthy = true;
+      for (const wake of this.#recovered.splice(0)) wake();
+    }
+    for (const waiting of group) waiting.resolve();
+    this.#alarm(written);
+    if (written.turned.opened.length + written.turned.closed.length > 0) this.#onTurned(written.turned);
+  }
+
+  /** In the order of locks that order.ts names: endpoints, lines, deliveries, breakers. */
+  async #writeIn(em: EntityManager, group: Waiting[]): Promise<Written> {
+    const db = em.getKysely();
+    const entries = await notHeldInVain(
+      em,
+      group.map((w) => w.entry),
+    );
+    const lines = linesOf(entries.flatMap(({ line }) => line ?? []));
+    await lockLines(em, lines);
+    const inserts = entries.filter(({ kind }) => kind === 'insert');
+    const updates = entries.filter(({ kind }) => kind === 'update');
+    if (inserts.length > 0) await insert(inserts).execute(db);
+    if (updates.length > 0) await update(updates).execute(db);
+    const heads = await releaseHeads(em, lines);
+    const verdicts = entries.flatMap(({ verdict }) => verdict ?? []);
+    const turned = await this.#breakers.count(em, verdicts);
+    return { rows: entries.map(({ delivery }) => delivery), heads, turned };
+  }
+
+  /** An error of the data: the group is halved down to the entry that PostgreSQL refuses. */
+  async #divide(group: Waiting[], error: Error): Promise<void> {
+    const [only] = group;
+    if (group.length === 1 && only) {
+      this.#log.error({ err: error, delivery: only.entry.delivery.id }, 'a delivery cannot be recorded');
+      return only.reject(error);
+    }
+    const middle = group.length >> 1;
+    await this.#write(group.slice(0, middle));
+    await this.#write(group.slice(middle));
+  }
+
+  /** Alarms come after the commit; one that is lost here is set again by the reconciler's sweep. */
+  #alarm({ rows, heads }: Written): void {
+    const alarms = rows
+      .filter((d) => d.status === 'pending' && d.next_attempt_at !== null)
+      .map(
+        (d): Alarm => ({
+          queue: 'webhooks',
+          id: d.id,
+          attempt: d.attempts,
+          generation: d.generation,
+          at: Date.parse(d.next_attempt_at ?? ''),
+        }),
+      );
+    alarms.push(...heads);
+    if (alarms.length > 0)
+      this.#setAlarms(alarms).catch((error: Error) =>
+        this.#log.debug({ error: error.message }, 'alarms are left to the sweep'),
+      );
+  }
+}
+
+/** An endpoint may have been enabled, or deleted, since its delivery was found to be held: the row lock tells. */
+async function notHeldInVain(em: EntityManager, entries: Entry[]): Promise<Entry[]> {
+  const held = entries.filter(({ delivery }) => delivery.status === 'held');
+  if (held.length === 0) return entries;
+  const standing = await standings(
+    em,
+    held.map(({ delivery }) => delivery.endpoint_id),
+  );
+  return entries.map((entry) => {
+    const { delivery } = entry;
+    const now = standing.get(delivery.endpoint_id);
+    if (delivery.status !== 'held' || now === 'disabled') return entry;
+    const change: Partial<DeliveryRow> =
+      now === 'enabled'
+        ? { status: 'pending', reason: null, next_attempt_at: new Date().toISOString() }
+        : { status: 'failed', reason: 'endpoint deleted' };
+    return { ...entry, delivery: { ...delivery, ...change, generation: delivery.generation + 1 } };
+  });
+}
+
+const attemptColumns = sql`(delivery_id uuid, id uuid, number int, started_at timestamptz, duration_ms int, status_code int, error text, response_body text, cause text)`;
+const attemptsOf = (entries: Entry[]): string =>
+  JSON.stringify(entries.flatMap((e) => (e.attempt ? [{ delivery_id: e.delivery.id, ...e.attempt }] : [])));
+
+/** Deliveries and attempts in one statement; the attempt of a delivery that is recorded already is dropped with it. */
+const insert = (entries: Entry[]) => sql`
+  with recorded as (
+    insert into webhook_deliveries (id, tenant, endpoint_id, event_id, event_type, status, reason, attempts, generation, next_attempt_at, delivered_at, correlation_id)
+    select id, tenant, endpoint_id, event_id, event_type, status, reason, attempts, generation, next_attempt_at, delivered_at, correlation_id
+    from jsonb_to_recordset(${JSON.stringify(entries.map((e) => e.delivery))}::jsonb) as r (id uuid, tenant text, endpoint_id uuid, event_id text,
+      event_type text, status text, reason text, attempts int, generation int, next_attempt_at timestamptz, delivered_at timestamptz, correlation_id text)
+    on conflict do nothing returning id
+  )
+  insert into webhook_attempts (id, delivery_id, number, started_at, duration_ms, status_code, error, response_body, cause)
+  select a.id, a.delivery_id, a.number, a.started_at, a.duration_ms, a.status_code, a.error, a.response_body, a.cause
+  from jsonb_to_recordset(${attemptsOf(entries)}::jsonb) as a ${attemptColumns} join recorded on recorded.id = a.delivery_id`;
+
+/** The lease ends with the result. A row that was finished by hand meanwhile keeps its state, and the attempt is kept all the same. */
+const update = (entries: Entry[]) => sql`
+  with changed as (
+    update webhook_deliveries d set status = r.status, reason = r.reason, attempts = r.attempts, generation = r.generation,
+      next_attempt_at = r.next_attempt_at, delivered_at = r.delivered_at, lease_until = null, cause = 'schedule'
+    from jsonb_to_recordset(${JSON.stringify(entries.map((e) => e.delivery))}::jsonb) as r (id uuid, status text, reason text, attempts int,
+      generation int, next_attempt_at timestamptz, delivered_at timestamptz)
+    where d.id = r.id and d.status = 'pending' returning d.id
+  )
+  insert into webhook_attempts (id, delivery_id, number, started_at, duration_ms, status_code, error, response_body, cause)
+  select a.id, a.delivery_id, a.number, a.started_at, a.duration_ms, a.status_code, a.error, a.response_body, a.cause
+  from jsonb_to_recordset(${attemptsOf(entries)}::jsonb) as a ${attemptColumns}
+  on conflict (delivery_id, number) do nothing`;
