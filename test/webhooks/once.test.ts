@@ -1,0 +1,147 @@
+import { sql } from 'kysely';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { newId } from '../../src/domain/ids.ts';
+import type { Chunk } from '../../src/webhooks/chunk.ts';
+import { fanOut } from '../../src/webhooks/fanout.ts';
+import { eventually } from '../harness.ts';
+import {
+  type Answer,
+  cut,
+  type Engine,
+  type Received,
+  type Subscriber,
+  startEngine,
+  startSubscriber,
+} from './engine.ts';
+
+let engine: Engine;
+const subscribers: Subscriber[] = [];
+const subscriber = async (answer?: (request: Received, nth: number) => Answer) => {
+  const one = await startSubscriber(answer);
+  subscribers.push(one);
+  return one;
+};
+const query = async <T>(text: ReturnType<typeof sql<T>>) =>
+  (await text.execute(engine.database.em.fork().getKysely())).rows;
+
+beforeAll(async () => {
+  engine = await startEngine();
+});
+afterAll(() => engine.close());
+afterEach(async () => {
+  await query(sql`update webhook_endpoints set deleted_at = now()`);
+  await query(sql`update revisions set revision = revision + 1 where name = 'endpoints'`);
+  for (const one of subscribers.splice(0)) await one.close();
+});
+
+const delivered = (eventId: string) =>
+  eventually(
+    async () => (await engine.deliveries()).some((d) => d.event_id === eventId && d.status === 'delivered'),
+    `${eventId} is delivered`,
+  );
+const chunkOf = (eventIds: readonly string[], to: readonly string[], more: Partial<Chunk> = {}): Chunk => ({
+  check: false,
+  at: Date.now(),
+  events: eventIds.map((id, n) => ({
+    id,
+    tenant: 'default',
+    type: 'payment.succeeded',
+    payload: '{}',
+    correlation: null,
+    to: [[newId(), to[n] ?? '']],
+  })),
+  ...more,
+});
+const handOut = (chunk: Chunk) =>
+  engine.messaging.publisher.publish({
+    exchange: engine.messaging.topology.deliveries,
+    routingKey: '',
+    body: Buffer.from(JSON.stringify(chunk)),
+    messageId: newId(),
+    type: 'webhook.chunk',
+  });
+
+describe('a webhook goes out once', () => {
+  it('when the connection breaks while the subscriber still holds its answer', async () => {
+    const target = await subscriber(() => ({ status: 200, delayMs: 2500 }));
+    await engine.subscribe(target.url);
+    const id = await engine.publish();
+    await eventually(() => target.received.length === 1, 'it is on its way');
+    const before = engine.messaging.consumerBroker.model;
+    cut(engine.messaging);
+    await eventually(() => engine.messaging.consumerBroker.model !== before, 'the connection is another one');
+    await delivered(id);
+    // What the broker handed out again comes before this.
+    await delivered(await engine.publish());
+    expect(target.received.filter((r) => r.headers['webhook-id'] === id)).toHaveLength(1);
+    const [row] = (await engine.deliveries()).filter((d) => d.event_id === id);
+    expect(row).toMatchObject({ status: 'delivered', attempts: 1, numbers: [1] });
+  }, 20_000);
+
+  // Longer than the longest wait before a chunk's first repetition.
+  it('when another delivery of its chunk cannot be recorded', async () => {
+    const quick = await subscriber();
+    const slow = await subscriber((_, nth) => ({ status: 200, ...(nth === 1 ? { delayMs: 7000 } : {}) }));
+    const [one, two] = [await engine.subscribe(quick.url), await engine.subscribe(slow.url)];
+    const [bad, good] = [newId(), newId()];
+    const chunk = chunkOf([bad, good], [one.id, two.id]);
+    // A character that PostgreSQL's text does not take.
+    for (const event of chunk.events) if (event.id === bad) event.correlation = 'a\u0000b';
+    await handOut(chunk);
+    await eventually(() => slow.received.length === 1, 'the slow one is on its way');
+    await eventually(() => quick.received.length > 1, 'the chunk is tried again', 15_000);
+    // Not before every delivery of the chunk was over.
+    expect((quick.received[1]?.at ?? 0) - (slow.received[0]?.at ?? 0)).toBeGreaterThan(6900);
+    await delivered(good);
+    // What the second try would have sent comes before this.
+    const marker = newId();
+    await handOut(chunkOf([marker], [two.id]));
+    await delivered(marker);
+    expect(slow.received.map((r) => r.headers['webhook-id'])).toEqual([good, marker]);
+  }, 30_000);
+
+  it('when its chunk has waited so long that it may have been recovered meanwhile', async () => {
+    const target = await subscriber();
+    const endpoint = await engine.subscribe(target.url);
+    const id = await engine.publish();
+    await delivered(id);
+    await handOut(chunkOf([id], [endpoint.id], { at: Date.now() - 10 * 60_000 }));
+    const marker = newId();
+    await handOut(chunkOf([marker], [endpoint.id]));
+    await delivered(marker);
+    expect(target.received.map((r) => r.headers['webhook-id'])).toEqual([id, marker]);
+  });
+
+  it('and fan-out says when it cut a chunk', async () => {
+    const { database, keyring } = engine;
+    const { EndpointDirectory } = await import('../../src/webhooks/directory.ts');
+    await engine.subscribe('http://127.0.0.1:9/', { event_types: ['cut.*'] });
+    const chunks: Chunk[] = [];
+    const began = Date.now();
+    await fanOut(
+      [
+        {
+          envelope: {
+            specversion: '1.0',
+            id: newId(),
+            source: 'test',
+            type: 'cut.one',
+            time: new Date().toISOString(),
+            tenant: 'default',
+            data: {},
+          },
+          redelivered: false,
+        },
+      ],
+      {
+        database,
+        directory: new EndpointDirectory(database, keyring),
+        publish: async (chunk) => void chunks.push(chunk),
+        setAlarms: async () => undefined,
+      },
+    );
+    expect(chunks).toHaveLength(1);
+    expect(chunks[0]?.at).toBeGreaterThanOrEqual(began);
+    expect(chunks[0]?.at).toBeLessThanOrEqual(Date.now());
+  });
+});
