@@ -1,0 +1,146 @@
+import { sql } from 'kysely';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Topology } from '../../src/queues/topology.ts';
+import { createLogger } from '../../src/services/logger.ts';
+import { closeRedis, createRedis } from '../../src/services/redis.ts';
+import { kill } from './kill.ts';
+import { SMALL_LAYOUT } from './lib/cluster.ts';
+import { passed } from './lib/report.ts';
+import { type Outcome, Stage } from './lib/stage.ts';
+import { eventually } from './lib/wait.ts';
+import { network } from './network.ts';
+import { poison } from './poison.ts';
+import { postgres } from './postgres.ts';
+import { onBroker, QUEUES, rabbit } from './rabbit.ts';
+import { redis } from './redis.ts';
+import { stop, stopTwice } from './stop.ts';
+
+/** Sums up to what a busy machine needs; a drill that goes well ends far sooner. */
+const LIMIT_MS = 120_000;
+
+let stage: Stage;
+beforeAll(async () => {
+  stage = await Stage.start({ layout: SMALL_LAYOUT, proxied: true });
+}, LIMIT_MS);
+afterAll(() => stage?.close());
+
+/** What the drills began. Their deliveries arrive while the next drill runs, so they are looked at together, at the end. */
+const begun: Outcome[] = [];
+
+async function begin(drill: Promise<Outcome[]>): Promise<void> {
+  for (const outcome of await drill) {
+    expect(outcome.problems, `${outcome.drill}: ${outcome.what}`).toEqual([]);
+    begun.push(outcome);
+  }
+}
+
+describe('nothing accepted is lost', () => {
+  test('when processes are killed under load', { timeout: LIMIT_MS }, async () => {
+    await begin(kill(stage, { seconds: 4, everyMs: 1000 }));
+  });
+
+  test('when processes are stopped under load; a second signal ends one at once', { timeout: LIMIT_MS }, async () => {
+    await begin(stop(stage, { times: 5 }));
+    const { ms, code } = await stopTwice(stage, 'workers-1');
+    expect(code).not.toBe(0);
+    expect(ms).toBeLessThan(4000);
+  });
+
+  test('when Redis is emptied and killed with alarms waiting', { timeout: LIMIT_MS }, async () => {
+    await begin(redis(stage, { seconds: 3, together: true }));
+  });
+
+  test('when RabbitMQ stops, or loses queues under their consumers', { timeout: LIMIT_MS }, async () => {
+    // Other test files run beside this one, so times say little here.
+    const faults = ['stopped and started', QUEUES];
+    await begin(rabbit(stage, { seconds: 2, awayMs: 2000, faults, slack: 4 }));
+  });
+
+  test('when PostgreSQL ends backends in mid transaction', { timeout: LIMIT_MS }, async () => {
+    await begin(postgres(stage, { seconds: 3, faults: ['backends'] }));
+  });
+
+  test('when the network resets connections and swallows what is said', { timeout: LIMIT_MS }, async () => {
+    const only: Parameters<typeof network>[1]['only'] = [
+      ['rabbitmq', 'reset'],
+      ['postgres', 'blackhole'],
+    ];
+    await begin(network(stage, { seconds: 1, faultMs: 2000, only }));
+  });
+
+  test('when poison lies on every queue', { timeout: LIMIT_MS }, async () => {
+    await begin(poison(stage, { perQueue: 60, seconds: 60, atOnce: true }));
+  });
+
+  test('and all of it has arrived', { timeout: LIMIT_MS }, async () => {
+    expect(begun).toHaveLength(9);
+    for (const outcome of begun) {
+      const row = await stage.row(outcome, 100_000);
+      expect(row, `${row.drill}: ${row.what}`).toMatchObject({ lost: 0, problems: [] });
+      expect(row.accepted).toBeGreaterThan(0);
+      expect(passed([row])).toBe(true);
+    }
+    expect(await stage.verifyAudit()).toBeUndefined();
+  });
+});
+
+describe('a drill sees what it is there to see', () => {
+  const LOOK_MS = 3000;
+
+  test('without the inbox the same event goes out twice', { timeout: LIMIT_MS }, async () => {
+    const load = stage.load();
+    const id = `${load.prefix}-once`;
+    await load.publish(id);
+    expect((await stage.settle(load, 30_000)).duplicates).toBe(0);
+    await load.publish(id);
+    await stage.probe(10_000); // another event has passed it
+    expect((await stage.settle(load, 30_000)).duplicates).toBe(0);
+
+    const db = stage.database.em.fork().getKysely();
+    await sql`delete from events where id = ${id}`.execute(db);
+    await sql`delete from webhook_deliveries where event_id = ${id}`.execute(db);
+    await load.publish(id);
+    await eventually('duplicates', async () => (await stage.settle(load, 0)).duplicates === 2, 20_000);
+  });
+
+  test('without relay and reconciler, events and emptied alarms are missed', { timeout: LIMIT_MS }, async () => {
+    const housekeepers = stage.cluster.named('housekeeping');
+    await Promise.all(housekeepers.map((it) => it.kill()));
+    const load = stage.load();
+    stage.stumbling.manner = { closed: true };
+    for (let n = 0; n < 5; n += 1) {
+      expect(await load.publish()).toBe('accepted');
+      expect(await load.register()).toBe('accepted');
+    }
+    const waits = `select 1 from webhook_deliveries where status = 'pending' having count(*) >= 5`;
+    const db = stage.database.em.fork().getKysely();
+    await eventually('retries wait', async () => (await sql.raw(waits).execute(db)).rows.length > 0, 10_000);
+    const url = stage.cluster.servers.redis.url;
+    const client = createRedis(url, 'patient', createLogger({ level: 'silent' }), 'drill');
+    await client.flushall();
+    await closeRedis(client);
+    stage.stumbling.manner = { failFirst: 1 };
+
+    const { lost } = await stage.settle(load, LOOK_MS);
+    // One whose last try was under way may have come through.
+    expect(lost.filter((it) => it.includes('not delivered to stumbling')).length).toBeGreaterThan(2);
+    expect(lost.filter((it) => it.includes('no event row, no audit row'))).toHaveLength(5);
+  });
+
+  test('a queue emptied behind the platform is a loss', { timeout: LIMIT_MS }, async () => {
+    const workers = stage.cluster.named('workers');
+    await Promise.all(workers.map((it) => it.kill()));
+    const load = stage.load();
+    for (let n = 0; n < 5; n += 1) expect(await load.publish()).toBe('accepted');
+    await onBroker(stage.cluster.servers.rabbitmq.url, async (model) => {
+      const channel = await model.createChannel();
+      await channel.purgeQueue(new Topology(stage.cluster.namespace).queue('fanout'));
+      await channel.close();
+    });
+    await Promise.all(workers.map((it) => stage.cluster.revive(it)));
+    await stage.probe(30_000);
+    const row = await stage.row({ load, drill: 'purge', what: '', recovered: null, problems: [] }, LOOK_MS);
+    expect(row.lost).toBe(5);
+    expect(passed([row])).toBe(false);
+  });
+});
