@@ -60,6 +60,7 @@ function kept<T>(ask: () => Promise<T>, ageMs: number): () => Promise<T> {
 /** The front page, laid out like the form it is named after. */
 export function frontPage({ version, publicUrl, inbox }: Pick<FrontDeps, 'version' | 'publicUrl' | 'inbox'>): string {
   const links: [string, string, string][] = [
+    ['/console', 'Console', 'pools, trails, webhooks and more, signed in'],
     ['/docs', 'API reference', 'read it and try it'],
     ['/openapi.json', 'openapi.json', 'OpenAPI 3.1, for your tools'],
     ...(inbox
