@@ -11,11 +11,11 @@ const EVERY_MS = 60_000;
 const BATCH = 1000;
 const MAX_BATCHES = 100;
 
-/** What is purged: rows of `table` older than an age by `column`, as far as `only` holds. */
+/** What is purged: rows of `table` older than an age, as far as `only` holds. */
 interface Rule {
   table: string;
-  key: string[];
-  column: string;
+  /** What the age is told by: a time, a UUIDv7, or the `created_at` of a table that has an index of it per tenant. */
+  by: { time: string } | { id: string } | 'tenant';
   ageMs: number;
   only?: RawBuilder<unknown>;
 }
@@ -23,35 +23,47 @@ interface Rule {
 const DAY = 86_400_000;
 
 function rules(retention: Config['retention']): Rule[] {
-  const id = ['id'];
   return [
-    { table: 'operations', key: id, column: 'finished_at', ageMs: retention.operations },
-    { table: 'idempotency_keys', key: ['scope', 'key'], column: 'created_at', ageMs: 2 * DAY },
-    { table: 'inbox', key: ['consumer', 'message_id'], column: 'handled_at', ageMs: retention.inbox },
-    { table: 'emails', key: id, column: 'created_at', ageMs: retention.emails, only: sql`status <> 'pending'` },
-    { table: 'webhook_attempts', key: id, column: 'started_at', ageMs: retention.events },
+    // Before the operations, or what is left of a finished one would pass for one under way.
+    { table: 'audit_verifications', by: { time: 'updated_at' }, ageMs: retention.operations },
+    { table: 'operations', by: { time: 'finished_at' }, ageMs: retention.operations },
+    { table: 'idempotency_keys', by: { time: 'created_at' }, ageMs: 2 * DAY },
+    { table: 'inbox', by: { time: 'handled_at' }, ageMs: retention.inbox },
+    { table: 'emails', by: { time: 'created_at' }, ageMs: retention.emails, only: sql`status <> 'pending'` },
+    {
+      table: 'webhook_attempts',
+      by: { id: 'delivery_id' },
+      ageMs: retention.events,
+      only: sql`not exists (select 1 from webhook_deliveries d where d.id = webhook_attempts.delivery_id and d.status in ('pending', 'held'))`,
+    },
     {
       table: 'webhook_deliveries',
-      key: id,
-      column: 'created_at',
+
+      by: { id: 'id' },
       ageMs: retention.events,
       only: sql`status in ('delivered', 'failed')`,
     },
     {
       table: 'events',
-      key: ['tenant', 'id'],
-      column: 'created_at',
+      by: 'tenant',
       ageMs: retention.events,
       only: sql`not exists (select 1 from webhook_deliveries d where d.event_id = events.id and d.tenant = events.tenant and d.status in ('pending', 'held'))`,
     },
-    { table: 'dead_letters', key: id, column: 'created_at', ageMs: retention.deadLetters },
-    { table: 'kyc_callbacks', key: id, column: 'received_at', ageMs: retention.events },
-    { table: 'webhook_secrets', key: id, column: 'expires_at', ageMs: 0 },
-    { table: 'user_tokens', key: id, column: 'expires_at', ageMs: 7 * DAY },
-    { table: 'sessions', key: id, column: 'expires_at', ageMs: 7 * DAY },
-    { table: 'signin_locks', key: ['key'], column: 'last_failure_at', ageMs: 2 * DAY },
+    { table: 'dead_letters', by: { time: 'created_at' }, ageMs: retention.deadLetters },
+    { table: 'kyc_callbacks', by: { time: 'received_at' }, ageMs: retention.events },
+    { table: 'webhook_secrets', by: { time: 'expires_at' }, ageMs: 0 },
+    { table: 'user_tokens', by: { time: 'expires_at' }, ageMs: 7 * DAY },
+    { table: 'sessions', by: { time: 'expires_at' }, ageMs: 7 * DAY },
+    // The audit log keeps who made and revoked them.
+    { table: 'api_keys', by: { time: 'revoked_at' }, ageMs: 90 * DAY },
+    { table: 'api_keys', by: { time: 'expires_at' }, ageMs: 90 * DAY },
+    { table: 'signin_locks', by: { time: 'last_failure_at' }, ageMs: 2 * DAY },
   ];
 }
+
+/** The statement that takes one batch, by table. */
+export const purgeQueries = (retention: Config['retention']): Map<string, RawBuilder<unknown>> =>
+  new Map(rules(retention).map((rule) => [rule.table, batchOf(rule)]));
 
 /** Deletes finished rows by age, in batches, every minute, in one process at a time. */
 export class Purge implements Service {
@@ -61,6 +73,8 @@ export class Purge implements Service {
   readonly #log: Logger;
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
+  /** The last round left more than it took. */
+  #behind = false;
 
   constructor(database: Database, retention: Config['retention'], log: Logger) {
     this.#database = database;
@@ -80,11 +94,13 @@ export class Purge implements Service {
   /** One round over every table. Returns how many rows went, by table. */
   async round(): Promise<Record<string, number>> {
     const gone: Record<string, number> = {};
+    this.#behind = false;
     for (const rule of this.#rules) {
       for (let n = 0; n < MAX_BATCHES && !this.#stopping.signal.aborted; n += 1) {
         const count = await this.#batch(rule);
         if (count > 0) gone[rule.table] = (gone[rule.table] ?? 0) + count;
         if (count < BATCH) break;
+        if (n === MAX_BATCHES - 1) this.#behind = true;
       }
     }
     return gone;
@@ -95,12 +111,7 @@ export class Purge implements Service {
       const db = em.getKysely();
       const lock = await sql<{ got: boolean }>`select pg_try_advisory_xact_lock(${PURGE_LOCK}) as got`.execute(db);
       if (!lock.rows[0]?.got) return 0;
-      const key = sql.join(rule.key.map((column) => sql.ref(column)));
-      const result = await sql`
-        delete from ${sql.table(rule.table)} where (${key}) in (
-          select ${key} from ${sql.table(rule.table)}
-          where ${sql.ref(rule.column)} < now() - ${rule.ageMs} * interval '1 ms' and ${rule.only ?? sql`true`}
-          limit ${BATCH})`.execute(db);
+      const result = await batchOf(rule).execute(db);
       return Number(result.numAffectedRows ?? 0);
     });
   }
@@ -111,9 +122,40 @@ export class Purge implements Service {
         const gone = await this.round();
         if (Object.keys(gone).length > 0) this.#log.info({ gone }, 'purged old rows');
       } catch (error) {
+        this.#behind = false;
         this.#log.warn({ error: (error as Error).message }, 'purging later');
       }
-      await pause(EVERY_MS, this.#stopping.signal);
+      // What is more than a round takes does not wait: rows may come faster than one round a minute lets them go.
+      if (!this.#behind) await pause(EVERY_MS, this.#stopping.signal);
     }
   }
+}
+
+/** By the rows' places: whatever the planner thinks of their number, it goes straight to them. */
+const batchOf = (rule: Rule): RawBuilder<unknown> =>
+  sql`delete from ${sql.table(rule.table)} where ctid = any(array(${rule.by === 'tenant' ? oldByTenant(rule) : old(rule)}))`;
+
+function old(rule: Rule): RawBuilder<unknown> {
+  const before = sql`now() - ${rule.ageMs} * interval '1 ms'`;
+  const isOld =
+    rule.by === 'tenant'
+      ? sql`tenant = tenants.tenant and created_at < ${before}`
+      : 'time' in rule.by
+        ? sql`${sql.ref(rule.by.time)} < ${before}`
+        : // A UUIDv7 (RFC 9562, section 5.7) begins with its time in ms.
+          sql`${sql.ref(rule.by.id)} < (lpad(to_hex((extract(epoch from ${before}) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid`;
+  return sql`select ctid from ${sql.table(rule.table)} where ${isOld} and ${rule.only ?? sql`true`} limit ${BATCH}`;
+}
+
+/** Leaps from tenant to tenant over the index that begins with it. */
+function oldByTenant(rule: Rule): RawBuilder<unknown> {
+  const table = sql.table(rule.table);
+  return sql`
+    with recursive tenants as (
+      (select tenant from ${table} order by tenant limit 1)
+      union all
+      select (select tenant from ${table} t where t.tenant > tenants.tenant order by tenant limit 1)
+      from tenants where tenants.tenant is not null
+    )
+    select old.ctid from tenants cross join lateral (${old(rule)}) as old limit ${BATCH}`;
 }

@@ -17,7 +17,7 @@ export const StoredEvent = defineEntity({
     channels: p.array().columnType('text[]').default([]),
     correlation_id: p.text().nullable().index('idx_events_correlation'),
     actor: p.text().nullable(),
-    created_at: p.datetime().defaultRaw('now()').index('idx_events_purge'),
+    created_at: p.datetime().defaultRaw('now()'),
   },
   indexes: [
     {

@@ -24,6 +24,8 @@ export const WebhookEndpoint = defineEntity({
     metadata: p.json<Record<string, string>>().defaultRaw(`'{}'`),
     version: p.integer().default(1),
     failing_since: p.datetime().nullable(),
+    /** Who made it, as `user:<id>` or `api_key:<id>`. */
+    created_by: p.text().nullable(),
     created_at: p.datetime().defaultRaw('now()'),
     updated_at: p.datetime().defaultRaw('now()'),
     deleted_at: p.datetime().nullable(),
@@ -72,7 +74,7 @@ export const WebhookDelivery = defineEntity({
     id: p.uuid().primary(),
     tenant: p.text(),
     endpoint_id: p.uuid(),
-    event_id: p.text().index('idx_webhook_deliveries_event'),
+    event_id: p.text(),
     event_type: p.text(),
     status: p.enum(['pending', 'delivered', 'failed', 'held']),
     reason: p.text().nullable(),
@@ -82,13 +84,15 @@ export const WebhookDelivery = defineEntity({
     lease_until: p.datetime().nullable(),
     delivered_at: p.datetime().nullable(),
     correlation_id: p.text().nullable(),
-    created_at: p.datetime().defaultRaw('now()').index('idx_webhook_deliveries_purge'),
+    created_at: p.datetime().defaultRaw('now()'),
     /** Both only where an order is kept; see webhooks/order.ts. */
     ordering_key: p.text().nullable(),
     position: p.bigint('string').nullable(),
     cause: p.enum(['schedule', 'manual', 'recover', 'test']).default('schedule'),
+    /** Attempts that were made before its present schedule began. */
+    schedule_from: p.integer().default(0),
   },
-  uniques: [{ name: 'webhook_deliveries_endpoint_id_event_id_key', properties: ['endpoint_id', 'event_id'] }],
+  uniques: [{ name: 'webhook_deliveries_event_id_endpoint_id_key', properties: ['event_id', 'endpoint_id'] }],
   indexes: [
     {
       name: 'idx_webhook_deliveries_created_at',
@@ -116,6 +120,10 @@ export const WebhookDelivery = defineEntity({
       name: 'idx_webhook_deliveries_waiting',
       expression: `create index idx_webhook_deliveries_waiting on webhook_deliveries (endpoint_id, created_at, id) where status in ('pending', 'held')`,
     },
+    {
+      name: 'idx_webhook_deliveries_parked',
+      expression: `create index idx_webhook_deliveries_parked on webhook_deliveries (endpoint_id, (cause not in ('manual', 'test')), id) where status = 'pending' and reason = 'endpoint busy'`,
+    },
   ],
 });
 
@@ -124,17 +132,16 @@ export const WebhookAttempt = defineEntity({
   name: 'WebhookAttempt',
   tableName: 'webhook_attempts',
   properties: {
-    id: p.uuid().primary(),
-    delivery_id: p.uuid(),
-    number: p.integer(),
-    started_at: p.datetime().index('idx_webhook_attempts_purge'),
+    delivery_id: p.uuid().primary(),
+    number: p.integer().primary(),
+    id: p.uuid(),
+    started_at: p.datetime(),
     duration_ms: p.integer(),
     status_code: p.integer().nullable(),
     error: p.text().nullable(),
     response_body: p.text().nullable(),
     cause: p.enum(['schedule', 'manual', 'recover', 'test']).default('schedule'),
   },
-  uniques: [{ name: 'webhook_attempts_delivery_id_number_key', properties: ['delivery_id', 'number'] }],
 });
 
 /** The breaker of an endpoint that has failed at least once. */
@@ -150,6 +157,9 @@ export const WebhookBreaker = defineEntity({
     open_until: p.datetime().nullable(),
     backoff_ms: p.integer().default(0),
     probe_until: p.datetime().nullable(),
+    /** Until when it asked to be left alone, and for how long that was. */
+    paused_until: p.datetime().nullable(),
+    pause_ms: p.integer().default(0),
     updated_at: p.datetime().defaultRaw('now()'),
   },
 });
