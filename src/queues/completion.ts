@@ -3,7 +3,7 @@ import type { Redis } from 'ioredis';
 import type { Contract } from '../domain/messages/contracts.ts';
 import { envelope } from '../domain/messages/contracts.ts';
 import type { RequestContext } from '../domain/messages/envelope.ts';
-import { findOperation, type OperationRow } from '../domain/operations/operations.ts';
+import { findOperations, type OperationRow } from '../domain/operations/operations.ts';
 import type { Database } from '../services/database.ts';
 import { connectSoon } from '../services/redis.ts';
 import type { Service } from '../services/service.ts';
@@ -20,7 +20,7 @@ const LOOKS = [100, 500, 1000];
 const FIRST_LOOK_MS = 300;
 
 /**
- * Sends commands and waits for their workers. One Redis channel per process carries finished operation ids; the answer
+ * Sends commands and waits for their workers. One Redis channel per process carries finished operation ids, several in one message; the answer
  * itself is read from the row. The row is also looked at now and then, so Redis away costs latency and nothing else.
  */
 export class Completions implements CommandGateway, Service {
@@ -31,6 +31,9 @@ export class Completions implements CommandGateway, Service {
   readonly #subscriber: Redis;
   readonly #replyTo: string;
   readonly #waiters = new Map<string, Set<() => void>>();
+  /** The next query, and the ids that it is to ask for. */
+  #reading: Promise<Map<string, OperationRow>> | undefined;
+  #asked: string[] = [];
   #released = false;
 
   constructor(deps: { publisher: Publisher; topology: Topology; database: Database; subscriber: Redis }) {
@@ -42,8 +45,9 @@ export class Completions implements CommandGateway, Service {
   }
 
   async start(): Promise<void> {
-    this.#subscriber.on('message', (channel: string, id: string) => {
-      if (channel === this.#replyTo) for (const wake of this.#waiters.get(id) ?? []) wake();
+    this.#subscriber.on('message', (channel: string, ids: string) => {
+      if (channel !== this.#replyTo) return;
+      for (const id of ids.split(' ')) for (const wake of this.#waiters.get(id) ?? []) wake();
     });
     connectSoon(this.#subscriber);
     // ioredis subscribes again after a reconnect; the first time it waits for the connection by itself.
@@ -92,9 +96,23 @@ export class Completions implements CommandGateway, Service {
   }
 
   async await(operationId: string, waitMs: number): Promise<OperationRow | undefined> {
-    const now = await findOperation(this.#database.em.fork(), operationId);
+    const now = await this.#read(operationId);
     if (waitMs <= 0 || (now && now.status !== 'running')) return now;
-    return (await this.#watch(operationId, waitMs).result) ?? findOperation(this.#database.em.fork(), operationId);
+    return (await this.#watch(operationId, waitMs).result) ?? this.#read(operationId);
+  }
+
+  /** What is asked for in one turn of the event loop is one query: a worker's group tells of many at once. */
+  async #read(id: string): Promise<OperationRow | undefined> {
+    this.#reading ??= new Promise<string[]>((resolve) => {
+      const ids: string[] = [];
+      this.#asked = ids;
+      setImmediate(() => {
+        this.#reading = undefined;
+        resolve(ids);
+      });
+    }).then((ids) => findOperations(this.#database.em.fork(), ids));
+    this.#asked.push(id);
+    return (await this.#reading).get(id.toLowerCase());
   }
 
   /** Watches a row until it is finished, `waitMs` are over or the watch is cancelled. */
@@ -130,7 +148,7 @@ export class Completions implements CommandGateway, Service {
           }
           called = false;
           if (cancelled) return undefined;
-          const row = await findOperation(this.#database.em.fork(), id).catch(() => undefined);
+          const row = await this.#read(id).catch(() => undefined);
           if (row && row.status !== 'running') return row;
           if (this.#released) return undefined;
         }

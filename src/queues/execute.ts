@@ -10,18 +10,22 @@ import {
   type OperationStart,
 } from '../domain/operations/operations.ts';
 import { Refusal } from '../domain/problem.ts';
+import { currentTime } from '../services/clock.ts';
 import { type Database, type EntityManager, isTransient } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
 import { backoffMs } from '../services/service.ts';
 import type { Incoming } from './consumer.ts';
 import { within } from './deadline.ts';
 import type { Detour } from './detour.ts';
+import type { Group } from './group.ts';
 import { attemptsBefore, checkData, decodeEnvelope, HEADERS, mayBeRepeat, Poison, textHeader } from './incoming.ts';
 import { OutboxEmit } from './outbox.ts';
 import type { MessageWorker } from './worker.ts';
 
 export interface ExecuteDeps {
   database: Database;
+  /** Takes the commands that may share a transaction. */
+  group: Group;
   detour: Detour;
   /** The workers of this queue by the message type that each takes. */
   workers: Map<string, MessageWorker>;
@@ -41,7 +45,7 @@ interface Job {
   data: unknown;
   attempt: number;
   start: OperationStart;
-  log: Logger;
+  readonly log: Logger;
 }
 
 /** Thrown inside the savepoint to take back what a handler did before it refused. */
@@ -83,6 +87,7 @@ function prepare(message: Incoming, deps: ExecuteDeps): Job {
   const attempt = attemptsBefore(message) + 1;
   const context = contextOf(envelope);
   const issued = worker.takes.kind === 'command' ? timeOfId(envelope.id) : 0;
+  let log: Logger | undefined;
   return {
     message,
     envelope,
@@ -94,15 +99,19 @@ function prepare(message: Incoming, deps: ExecuteDeps): Job {
       type: envelope.type,
       caller: envelope.actor ?? 'system',
       requestId: context.requestId,
-      createdAt: new Date(issued > 0 && issued < 8.64e15 ? issued : Date.now()),
-      startedAt: new Date(),
+      createdAt: new Date(issued > 0 && issued < 8.64e15 ? issued : currentTime()),
+      startedAt: new Date(currentTime()),
     },
-    log: deps.log.child({
-      worker: worker.name,
-      request_id: context.requestId,
-      operation_id: context.correlationId,
-      attempt,
-    }),
+    get log() {
+      // Made when it is first written to: most messages have nothing to say.
+      log ??= deps.log.child({
+        worker: worker.name,
+        request_id: context.requestId,
+        operation_id: context.correlationId,
+        attempt,
+      });
+      return log;
+    },
   };
 }
 
@@ -121,7 +130,7 @@ async function attempt(job: Job, deps: ExecuteDeps): Promise<string> {
   switch (outcome.kind) {
     case 'done':
       notify(job, deps);
-      job.log.debug('handled');
+      if (deps.log.isLevelEnabled('debug')) job.log.debug('handled');
       return 'done';
     case 'reject':
       notify(job, deps);
@@ -133,6 +142,11 @@ async function attempt(job: Job, deps: ExecuteDeps): Promise<string> {
       return 'discarded';
     case 'retry':
       return retry(job, deps, outcome.delayMs, outcome.reason, true);
+    case 'onward':
+      await note(job, deps, attemptsBefore(job.message));
+      await deps.detour.retry(job.message, outcome.delayMs, attemptsBefore(job.message), outcome.reason);
+      job.log.debug({ progress: outcome.reason }, 'goes on');
+      return 'onward';
   }
 }
 
@@ -143,26 +157,48 @@ async function alreadyDone(job: Job, deps: ExecuteDeps): Promise<'again' | undef
   return operation && operation.status !== 'running' ? 'again' : undefined;
 }
 
-/** perform → begin → inbox → handle → outbox → commit */
+/** perform → begin → inbox → handle → outbox → commit, the transaction shared with other commands where it can be */
 async function work(job: Job, deps: ExecuteDeps): Promise<Outcome | 'again'> {
-  const context = contextOf(job.envelope);
-  const base = {
-    data: job.data,
-    envelope: job.envelope,
-    context,
-    attempt: job.attempt,
-    log: job.log,
-  };
-  const { worker } = job;
+  const { worker, data, envelope, attempt } = job;
   let performed: unknown;
   if (worker.perform) {
+    const context = contextOf(envelope);
+    const perform = async (signal: AbortSignal) =>
+      worker.perform?.({
+        data,
+        envelope,
+        context,
+        attempt,
+        signal,
+        get log() {
+          return job.log;
+        },
+      });
     try {
-      performed = await within(worker.timeoutMs, worker.name, async (signal) => worker.perform?.({ ...base, signal }));
+      performed = await within(worker.timeoutMs, worker.name, perform);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       return settleRefused(job, deps, { kind: 'reject', problem: error.problem });
     }
   }
+  return (await share(job, deps, performed)) ?? workAlone(job, deps, performed);
+}
+
+/** In a transaction with others. `undefined`: to be handled alone, like whatever may have been begun before. */
+async function share(job: Job, deps: ExecuteDeps, performed: unknown): Promise<Outcome | undefined> {
+  const { together } = job.worker;
+  if (!together || job.worker.takes.kind !== 'command' || mayBeRepeat(job.message)) return undefined;
+  const { data } = job;
+  const emit = new OutboxEmit(contextOf(job.envelope));
+  const request = together.request({ data, performed, emit });
+  if (request === undefined) return undefined;
+  return deps.group.take({ by: together.by, key: together.key(data), request, emit, start: job.start });
+}
+
+async function workAlone(job: Job, deps: ExecuteDeps, performed: unknown): Promise<Outcome | 'again'> {
+  const { worker } = job;
+  const context = contextOf(job.envelope);
+  const base = { data: job.data, envelope: job.envelope, context, attempt: job.attempt, log: job.log };
   const emit = new OutboxEmit(context);
   const outcome = await deps.database.em
     .fork()
@@ -186,7 +222,7 @@ async function work(job: Job, deps: ExecuteDeps): Promise<Outcome | 'again'> {
         else throw error;
         emit.rewind(0);
         // What is not finished leaves nothing: tried again or replayed, the message must be handled.
-        if (result.kind === 'retry' || result.kind === 'discard') throw new Undo(result);
+        if (result.kind !== 'done' && result.kind !== 'reject') throw new Undo(result);
       }
       await finish(em, job, result);
       await emit.flush(em);
@@ -253,14 +289,18 @@ async function retry(job: Job, deps: ExecuteDeps, delayMs: number, reason: strin
     );
     return 'buried';
   }
-  if (job.worker.takes.kind === 'command') {
-    await noteAttempt(deps.database.em.fork(), job.start, job.attempt).catch((error: Error) =>
-      job.log.warn({ error: error.message }, 'the attempt is not noted'),
-    );
-  }
+  await note(job, deps, job.attempt);
   await deps.detour.retry(job.message, delayMs, job.attempt, reason);
   if (wanted) job.log.info({ delay_ms: delayMs, reason }, 'postponed');
   return 'retried';
+}
+
+/** Shows a command's operation as `running`; without the row it is merely followed less closely. */
+async function note(job: Job, deps: ExecuteDeps, attempts: number): Promise<void> {
+  if (job.worker.takes.kind !== 'command') return;
+  await noteAttempt(deps.database.em.fork(), job.start, attempts).catch((error: Error) =>
+    job.log.warn({ error: error.message }, 'the attempt is not noted'),
+  );
 }
 
 function notify(job: Job, deps: ExecuteDeps): void {

@@ -3,7 +3,9 @@ import { newId } from '../domain/ids.ts';
 import { type Contract, type EnvelopeOptions, envelope } from '../domain/messages/contracts.ts';
 import type { Alarm, AuditInput, Emit, Transact } from '../domain/messages/emit.ts';
 import { actorText, type RequestContext } from '../domain/messages/envelope.ts';
+import { currentTime } from '../services/clock.ts';
 import type { Database, EntityManager } from '../services/database.ts';
+import { tableOf } from '../services/rows.ts';
 
 /** A message that waits for its publication, in the transaction of the change that it tells of. */
 interface OutboxRow {
@@ -58,7 +60,7 @@ export class OutboxEmit implements Emit {
     const subject = input.subject ?? (actor.type === 'user' && actor.id ? actor.id : undefined);
     const record = {
       id,
-      occurred_at: new Date().toISOString(),
+      occurred_at: new Date(currentTime()).toISOString(),
       action: input.action,
       actor: { type: actor.type, id: actor.id },
       targets: input.targets ?? [],
@@ -104,14 +106,26 @@ export class OutboxEmit implements Emit {
   }
 
   /** Writes all of it in one statement, in the order emitted. */
-  async flush(em: EntityManager): Promise<void> {
-    if (this.#rows.length === 0) return;
+  flush(em: EntityManager): Promise<void> {
+    return OutboxEmit.flushAll(em, [this]);
+  }
+
+  /** Writes what several have emitted in one statement, one after the other. */
+  static async flushAll(em: EntityManager, emits: readonly OutboxEmit[]): Promise<void> {
+    const rows = emits.flatMap((emit) => emit.#rows);
+    if (rows.length === 0) return;
+    const columns = {
+      transport: 'text',
+      target: 'text',
+      routing_key: 'text',
+      message_id: 'text',
+      body: 'text',
+    } as const;
     await sql`
       insert into outbox (transport, target, routing_key, message_id, body)
-      select r.transport, r.target, r.routing_key, r.message_id, r.body
-      from rows from (jsonb_to_recordset(${JSON.stringify(this.#rows)}::jsonb) as (transport text, target text, routing_key text, message_id text, body text))
-        with ordinality as r (transport, target, routing_key, message_id, body, n)
-      order by r.n`.execute(em.getKysely());
+      select transport, target, routing_key, message_id, body
+      from ${tableOf(rows, columns)} with ordinality as r (transport, target, routing_key, message_id, body, n)
+      order by n`.execute(em.getKysely());
   }
 }
 

@@ -34,6 +34,32 @@ export interface HandleContext<T, P> extends PerformContext<T> {
   emit: Emit;
 }
 
+/**
+ * Handles messages of one or several workers in one transaction, for what costs little more for fifty than for one.
+ * Any failure takes all of it back, and each message is then handled alone by its worker's `handle`, so `together` and
+ * `handle` must come to the same.
+ */
+export interface Together<R = unknown> {
+  name: string;
+  /** The most that are handled in one transaction. */
+  size: number;
+  timeoutMs: number;
+  /**
+   * One outcome for each request in its order, `done` or `reject`; of one that is rejected nothing may be written.
+   * `undefined` leaves a request to be handled alone, one that would have to wait for a lock.
+   */
+  handle(requests: R[], em: EntityManager): Promise<(Outcome | undefined)[]>;
+}
+
+/** How a worker's messages take part in a `Together`. */
+export interface TakesPart<T, P, R = unknown> {
+  by: Together<R>;
+  /** Two messages of one key are never in one transaction. */
+  key(data: T): string;
+  /** What is asked for; `undefined` when the message is one to handle alone. */
+  request(context: { data: T; performed: P; emit: Emit }): R | undefined;
+}
+
 /** One message, one worker (architecture, "One worker, one declaration"). */
 export interface MessageWorker<T = unknown, P = unknown> {
   kind: 'message';
@@ -44,6 +70,8 @@ export interface MessageWorker<T = unknown, P = unknown> {
   timeoutMs: number;
   perform?(context: PerformContext<T>): Promise<P>;
   handle(context: HandleContext<T, P>): Promise<Outcome>;
+  /** Commands that nobody has begun yet may share a transaction. */
+  together?: TakesPart<T, P>;
 }
 
 /** Messages taken together. `handle` owns its transactions; what it does must be safe to do again. */
@@ -69,6 +97,13 @@ export interface BatchItem<T> {
   redelivered: boolean;
 }
 
+export interface Beside {
+  /** Takes up nothing more; resolves when what was in hand is over or handed back. */
+  rest(): Promise<void>;
+  resume(): void;
+  inFlight(): number;
+}
+
 /** Alarms for rows that wait: `handle` looks at the row, which alone decides whether anything is due. */
 export interface AlarmWorker {
   kind: 'alarm';
@@ -76,6 +111,8 @@ export interface AlarmWorker {
   pool: Pool;
   takes: AlarmQueue;
   timeoutMs: number;
+  /** What it does beside its alarms, and is paused and stopped with them. */
+  beside?: Beside;
   handle(rowId: string, context: { log: Logger; signal: AbortSignal }): Promise<void>;
 }
 

@@ -7,7 +7,8 @@ import {
   type KeyObject,
   randomBytes,
 } from 'node:crypto';
-import { CompactEncrypt, compactDecrypt, decodeProtectedHeader, errors } from 'jose';
+import { currentTime } from './clock.ts';
+import { headerOfJwe, openJwe, sealJwe } from './jwe.ts';
 
 /** One HKDF-SHA256 key (RFC 5869) per purpose; a value sealed for one purpose cannot be opened as another. */
 export type Purpose =
@@ -71,32 +72,21 @@ export class Keyring {
   /** JWE compact serialisation (RFC 7516), `dir` + `A256GCM`, with `kid` and, when `expiresIn` seconds are given, `exp`. */
   async seal(purpose: Purpose, plaintext: string, options: { expiresIn?: number } = {}): Promise<string> {
     const { kid, key } = this.for(purpose).current();
-    const header = {
-      alg: 'dir',
-      enc: 'A256GCM',
-      kid,
-      ...(options.expiresIn ? { exp: Math.floor(Date.now() / 1000) + options.expiresIn } : {}),
-    };
-    return new CompactEncrypt(new TextEncoder().encode(plaintext)).setProtectedHeader(header).encrypt(key);
+    const exp = options.expiresIn ? { exp: Math.floor(currentTime() / 1000) + options.expiresIn } : {};
+    return sealJwe({ kid, ...exp }, plaintext, this.#object(key));
   }
 
   /** Opens what `seal` made; throws `SealError` when it was forged, expired or sealed under an unknown key. */
   async open(purpose: Purpose, sealed: string): Promise<string> {
-    const header = headerOf(sealed);
-    const key = this.#key(purpose, String(header.kid));
-    if (!key) throw new SealError(`sealed under the unknown key ${String(header.kid)}`);
-    try {
-      const { plaintext } = await compactDecrypt(sealed, key, {
-        keyManagementAlgorithms: ['dir'],
-        contentEncryptionAlgorithms: ['A256GCM'],
-      });
-      if (typeof header.exp === 'number' && header.exp < Date.now() / 1000)
-        throw new SealError('the sealed value has expired');
-      return new TextDecoder().decode(plaintext);
-    } catch (error) {
-      if (error instanceof errors.JOSEError) throw new SealError('the sealed value cannot be opened');
-      throw error;
-    }
+    const header = headerOfJwe(sealed);
+    if (!header) throw new SealError('not a sealed value');
+    const key = this.#key(purpose, header.kid);
+    if (!key) throw new SealError(`sealed under the unknown key ${header.kid}`);
+    const plaintext = openJwe(sealed, this.#object(key));
+    if (plaintext === undefined) throw new SealError('the sealed value cannot be opened');
+    if (typeof header.exp === 'number' && header.exp < currentTime() / 1000)
+      throw new SealError('the sealed value has expired');
+    return plaintext;
   }
 
   /** AES-256-GCM of bytes at rest: `kid(12) iv(12) tag(16) ciphertext`, bound to `aad`. */
@@ -139,13 +129,5 @@ export class Keyring {
     const key = derive(found.master, purpose);
     this.#derived.set(`${purpose}:${kid}`, key);
     return key;
-  }
-}
-
-function headerOf(sealed: string): { kid?: unknown; exp?: unknown } {
-  try {
-    return decodeProtectedHeader(sealed);
-  } catch {
-    throw new SealError('not a sealed value');
   }
 }

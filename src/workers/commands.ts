@@ -1,3 +1,4 @@
+import { verifyAuditCommand } from '../domain/audit/index.ts';
 import { applyCallbackCommand, cancelKycCommand, decideKycCommand, submitKycCommand } from '../domain/kyc/messages.ts';
 import { forgotPasswordCommand, registerUserCommand, resendVerificationCommand } from '../domain/users/commands.ts';
 import type { BrokerPool } from '../queues/topology.ts';
@@ -15,4 +16,5 @@ export const COMMANDS: { type: string; pool: BrokerPool }[] = [
     type,
     pool: 'kyc' as const,
   })),
+  { type: verifyAuditCommand.type, pool: 'housekeeping' },
 ];

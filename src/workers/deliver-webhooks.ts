@@ -26,5 +26,6 @@ export const retryWebhooks = ({ deliveries }: { deliveries: Deliveries }) =>
     pool: 'webhooks',
     takes: 'webhooks',
     timeoutMs: 60_000,
+    beside: deliveries.parked,
     handle: (id) => deliveries.alarm(id),
   });

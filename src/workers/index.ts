@@ -19,6 +19,7 @@ import { registerUser } from './register-user.ts';
 import { resendVerificationMail } from './resend-verification.ts';
 import { sendEmailWorker } from './send-email.ts';
 import { submitKycWorker } from './submit-kyc.ts';
+import { verifyAuditLog } from './verify-audit.ts';
 import { writeAudit } from './write-audit.ts';
 
 export interface WorkerDeps {
@@ -56,7 +57,7 @@ export function createWorkers(deps: WorkerDeps): AnyWorker[] {
       deliverWebhooks({ deliveries: deps.deliveries, concurrency: config.concurrency.webhooks }),
       retryWebhooks({ deliveries: deps.deliveries }),
     ],
-    housekeeping: [],
+    housekeeping: [verifyAuditLog({ database, keyring })],
   };
   return Object.values(pools).flat();
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { CompactEncrypt, compactDecrypt } from 'jose';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { Keyring, SealError } from '../../src/services/keyring.ts';
 
@@ -17,6 +18,39 @@ describe('a sealed value', () => {
     const header = JSON.parse(Buffer.from(sealed.split('.')[0] ?? '', 'base64url').toString());
     expect(header).toEqual({ alg: 'dir', enc: 'A256GCM', kid: keyring.kid });
     expect(sealed).not.toContain('word');
+  });
+
+  test('is a JWE like any other: what a library seals opens, and a library opens what was sealed', async () => {
+    const keyring = new Keyring(first);
+    const key = keyring.for('command').current().key;
+    const theirs = await new CompactEncrypt(new TextEncoder().encode('päss\u0000word'))
+      .setProtectedHeader({ alg: 'dir', enc: 'A256GCM', kid: keyring.kid })
+      .encrypt(key);
+    expect(await keyring.open('command', theirs)).toBe('päss\u0000word');
+    const { plaintext } = await compactDecrypt(await keyring.seal('command', 'päss\u0000word'), key);
+    expect(new TextDecoder().decode(plaintext)).toBe('päss\u0000word');
+  });
+
+  test.each([
+    ['another algorithm', { alg: 'dir', enc: 'A128GCM' }],
+    ['an extension that must be understood', { alg: 'dir', enc: 'A256GCM', crit: ['b64'], b64: false }],
+    ['compression', { alg: 'dir', enc: 'A256GCM', zip: 'DEF' }],
+  ])('does not open with %s', async (_, header) => {
+    const keyring = new Keyring(first);
+    const [, ...parts] = (await keyring.seal('command', 'a')).split('.');
+    const other = Buffer.from(JSON.stringify({ ...header, kid: keyring.kid })).toString('base64url');
+    await expect(keyring.open('command', [other, ...parts].join('.'))).rejects.toThrow('not a sealed value');
+  });
+
+  test.each([
+    ['a shorter tag', (parts: string[]) => [...parts.slice(0, 4), parts[4]?.slice(0, 16)]],
+    ['an encrypted key', (parts: string[]) => [parts[0], 'AAAA', ...parts.slice(2)]],
+    ['one part too many', (parts: string[]) => [...parts, 'AAAA']],
+    ['one part too few', (parts: string[]) => parts.slice(0, 4)],
+  ])('does not open with %s', async (_, change) => {
+    const keyring = new Keyring(first);
+    const sealed = change((await keyring.seal('command', 'a')).split('.')).join('.');
+    await expect(keyring.open('command', sealed)).rejects.toThrow(SealError);
   });
 
   test('is another one each time', async () => {

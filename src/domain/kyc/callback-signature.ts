@@ -1,4 +1,5 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
+import { currentTime } from '../../services/clock.ts';
 
 /** How far the time of a signature may be from ours, in seconds. */
 const TOLERANCE_S = 300;
@@ -12,7 +13,7 @@ export function isSignedByProvider(
   header: string | undefined,
   body: Buffer,
   secret: string,
-  now = Date.now(),
+  now = currentTime(),
 ): boolean {
   const parts = (header ?? '').split(',', 16).map((part) => part.trim());
   const time = parts.find((part) => /^t=\d{1,12}$/.test(part))?.slice(2);

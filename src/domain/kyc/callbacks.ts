@@ -1,27 +1,17 @@
 import { sql } from 'kysely';
-import { z } from 'zod';
 import type { EntityManager } from '../../services/database.ts';
 import type { Keyring } from '../../services/keyring.ts';
-import { newId, uuid } from '../ids.ts';
+import { newId } from '../ids.ts';
 import type { Unit } from '../messages/emit.ts';
 import { type Problem, Refusal } from '../problem.ts';
+import type { Verdict } from './adapters/adapter.ts';
+import { ADAPTERS, type CallbackProvider } from './adapters/index.ts';
 import { ATTEMPT_COLUMNS, type Attempt, lockSubject } from './attempts.ts';
 import { mailVerdict } from './decide.ts';
-import { invalid } from './invalid.ts';
-import { DECISIONS, type Decision } from './messages.ts';
 import { move } from './moves.ts';
 
-/** What the `webhook` provider sends. */
-export const callbackSchema = z.strictObject({
-  event_id: z.string().min(1).max(128),
-  attempt_id: uuid,
-  status: z.enum(DECISIONS),
-  occurred_at: z.iso.datetime({ offset: true }),
-  reason: z.string().trim().min(1).max(500).optional(),
-});
-
 /** What became of a stored callback. */
-export type CallbackOutcome = 'received' | 'applied' | 'stale' | 'refused' | 'malformed';
+export type CallbackOutcome = 'received' | 'applied' | 'stale' | 'refused' | 'malformed' | 'ignored';
 
 export interface StoredCallback {
   id: string;
@@ -36,40 +26,46 @@ export interface StoredCallback {
 
 /**
  * Stores a callback whose signature was checked, as it came (encrypted), before anything is done about it. The same
- * event of one provider is stored once; what cannot be read is stored too, with a problem to answer.
+ * event of one provider is stored once; what cannot be read is stored too, with a problem to answer, and what asks for
+ * nothing.
  */
 export async function storeCallback(
   em: EntityManager,
-  provider: string,
+  provider: CallbackProvider,
   body: Buffer,
   keyring: Keyring,
 ): Promise<StoredCallback> {
   const id = newId();
   const sealed = keyring.encrypt('kyc', body, id);
-  const parsed = callbackSchema.safeParse(parseJson(body));
-  if (!parsed.success) {
-    const problem = invalid(parsed.error, 'the body');
+  const reading = ADAPTERS[provider].read(body);
+  if ('problem' in reading) {
+    const { problem } = reading;
     await sql`
       insert into kyc_callbacks (id, provider, sealed_body, outcome, detail, handled_at)
       values (${id}, ${provider}, ${sealed}, 'malformed', ${problem.message}, now())`.execute(em.getKysely());
     return { id, eventId: null, outcome: 'malformed', duplicate: false, problem };
   }
-  const { event_id, attempt_id, status, occurred_at, reason } = parsed.data;
+  const eventId = 'event' in reading ? reading.event.eventId : reading.eventId;
+  const columns =
+    'event' in reading
+      ? sql`${reading.event.attemptId}, ${reading.event.status}, ${reading.event.reason ?? null},
+          ${reading.event.occurredAt}, 'received', null, null`
+      : sql`${reading.attemptId}, null, null, null, 'ignored', ${reading.ignored}, now()`;
   const { rows } = await sql<{ id: string; outcome: CallbackOutcome }>`
-    insert into kyc_callbacks (id, provider, event_id, attempt_id, status, reason, occurred_at, sealed_body)
-    values (${id}, ${provider}, ${event_id}, ${attempt_id}, ${status}, ${reason ?? null}, ${occurred_at}, ${sealed})
+    insert into kyc_callbacks (id, provider, event_id, sealed_body, attempt_id, status, reason, occurred_at, outcome, detail, handled_at)
+    values (${id}, ${provider}, ${eventId}, ${sealed}, ${columns})
     on conflict (provider, event_id) do update set event_id = excluded.event_id
     returning id, outcome`.execute(em.getKysely());
   const row = rows[0];
   if (!row) throw new Error('an upsert returned no row');
-  return { id: row.id, eventId: event_id, outcome: row.outcome, duplicate: row.id !== id };
+  return { id: row.id, eventId, outcome: row.outcome, duplicate: row.id !== id };
 }
 
 interface PendingCallback {
   id: string;
   provider: string;
   attempt_id: string;
-  status: Decision;
+  status: Verdict;
   reason: string | null;
   occurred_at: string;
   outcome: CallbackOutcome;
@@ -137,7 +133,7 @@ async function verdictOn(
   }
 }
 
-const needsReason = (status: Decision): boolean => status === 'rejected' || status === 'awaiting_input';
+const needsReason = (status: Verdict): boolean => status === 'rejected' || status === 'awaiting_input';
 
 async function attemptOf(em: EntityManager, id: string): Promise<Attempt | undefined> {
   const { rows } = await sql<Attempt>`select ${ATTEMPT_COLUMNS} from kyc_attempts where id = ${id}`.execute(
@@ -161,12 +157,4 @@ async function putInReviewBy(em: EntityManager, attempt: Attempt): Promise<boole
     select actor from kyc_transitions where attempt_id = ${attempt.id} and to_status = 'in_review'
     order by at desc limit 1`.execute(em.getKysely());
   return rows[0]?.actor === `provider:${attempt.provider}`;
-}
-
-function parseJson(body: Buffer): unknown {
-  try {
-    return JSON.parse(body.toString());
-  } catch {
-    return undefined;
-  }
 }

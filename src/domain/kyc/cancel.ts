@@ -1,16 +1,18 @@
-import type { Unit } from '../messages/emit.ts';
+import type { Emit, Unit } from '../messages/emit.ts';
 import { refuse } from '../problem.ts';
-import { type AttemptView, attemptsOf, attemptView, lockSubject } from './attempts.ts';
+import type { AttemptView, Standing } from './attempts.ts';
 import { currentOf } from './current.ts';
-import { move } from './moves.ts';
+import { advance, type Draft, draftOf } from './moves.ts';
+import { requestAlone } from './together.ts';
 
 /**
  * The user takes the open attempt back. CONFLICT when none is open, NOT_FOUND when there was never one.
  */
-export async function cancelKyc(unit: Unit, input: { userId: string }): Promise<AttemptView> {
-  const subject = await lockSubject(unit.em, input.userId);
-  const attempt = currentOf(await attemptsOf(unit.em, subject.id));
-  if (!attempt) refuse('NOT_FOUND', 'there is no identity check');
-  const moved = await move(unit, { subject, attempt }, { to: 'cancelled', by: 'user' });
-  return attemptView(moved.attempt, moved.subject.kyc_status);
+export const cancelKyc = (unit: Unit, { userId }: { userId: string }): Promise<AttemptView> =>
+  requestAlone(unit, { userId, draft: (standing) => draftCancellation(unit.emit, standing) });
+
+/** What `cancelKyc` writes. Refuses as it does. */
+export function draftCancellation(emit: Emit, { subject, attempts }: Standing): Draft {
+  const attempt = currentOf(attempts) ?? refuse('NOT_FOUND', 'there is no identity check');
+  return advance(draftOf(emit, { subject, attempt }, attempts), { to: 'cancelled', by: 'user' });
 }

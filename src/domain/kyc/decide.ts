@@ -3,6 +3,7 @@ import { queueEmail } from '../emails/queue.ts';
 import type { Unit } from '../messages/emit.ts';
 import { refuse } from '../problem.ts';
 import { type AttemptView, attemptsOf, attemptView, lockSubject } from './attempts.ts';
+import { refuseHeld } from './claims.ts';
 import { toDecide } from './current.ts';
 import type { DecisionInput } from './messages.ts';
 import { type Case, move } from './moves.ts';
@@ -10,7 +11,8 @@ import { type Case, move } from './moves.ts';
 /**
  * An admin or reviewer decides on a user's current attempt, or on the one named; the caller has checked the role.
  * Refuses with FORBIDDEN one's own case, NOT_FOUND without user or attempt, CONFLICT a move that the table does not
- * have and an attempt that moved since the decision was taken, VALIDATION_ERROR a reason that is missing.
+ * have, an attempt that moved since the decision was taken and one that another reviewer holds, VALIDATION_ERROR a reason
+ * that is missing.
  */
 export async function decideKyc(unit: Unit, input: DecisionInput, keyring: Keyring): Promise<AttemptView> {
   const { actor } = unit.emit.context;
@@ -20,6 +22,7 @@ export async function decideKyc(unit: Unit, input: DecisionInput, keyring: Keyri
   const subject = await lockSubject(unit.em, input.user_id);
   const attempt = toDecide(await attemptsOf(unit.em, subject.id), input.attempt_id);
   if (!attempt) refuse('NOT_FOUND', 'there is no such identity check');
+  refuseHeld(attempt, actor.id);
   if (input.version !== undefined && input.version !== attempt.version) {
     refuse(
       'CONFLICT',

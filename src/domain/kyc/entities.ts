@@ -19,6 +19,9 @@ export const KycAttempt = defineEntity({
     reason: p.text().nullable(),
     comment: p.text().nullable(),
     version: p.integer().default(1),
+    /** A reviewer's; of no account any more once `claimed_until` is over. */
+    claimed: () => p.manyToOne(User).joinColumn('claimed_by').deleteRule('set null').nullable(),
+    claimed_until: p.datetime().nullable(),
     submitted_at: p.datetime().nullable(),
     decided_at: p.datetime().nullable(),
     /** When `kyc.expiring` went out. */
@@ -39,6 +42,10 @@ export const KycAttempt = defineEntity({
     {
       name: 'idx_kyc_attempts_previous',
       expression: 'create index idx_kyc_attempts_previous on kyc_attempts (previous_id) where previous_id is not null',
+    },
+    {
+      name: 'idx_kyc_attempts_claimed',
+      expression: 'create index idx_kyc_attempts_claimed on kyc_attempts (claimed_by) where claimed_by is not null',
     },
     { name: 'idx_kyc_attempts_status', properties: ['status', 'id'] },
     {
@@ -84,7 +91,7 @@ export const KycCallback = defineEntity({
     reason: p.text().nullable(),
     occurred_at: p.datetime().nullable(),
     sealed_body: p.blob(),
-    /** `received`, then one of `applied`, `stale` and `refused`; `malformed` from the start. */
+    /** `received`, then one of `applied`, `stale` and `refused`; `malformed` and `ignored` from the start. */
     outcome: p.text().default('received'),
     detail: p.text().nullable(),
     received_at: p.datetime().defaultRaw('now()'),

@@ -1,11 +1,12 @@
 import { sql } from 'kysely';
 import { newId } from '../ids.ts';
-import type { Unit } from '../messages/emit.ts';
+import type { Emit, Unit } from '../messages/emit.ts';
 import { type Actor, actorText, SYSTEM } from '../messages/envelope.ts';
 import { refuse } from '../problem.ts';
-import { ATTEMPT_COLUMNS, type Attempt, type Subject } from './attempts.ts';
+import type { Attempt, Standing, Subject } from './attempts.ts';
 import { ARRIVAL_EVENTS, type KycEventData } from './messages.ts';
 import type { KycProvider } from './providers.ts';
+import { save, type TransitionRow } from './save.ts';
 import { type AttemptStatus, canMove, findTransition, isOpen, type Mover, project } from './transitions.ts';
 
 export interface Move {
@@ -24,52 +25,106 @@ export interface Case {
 }
 
 /**
- * Opens an attempt in `awaiting_input`, linked to `previous`. The caller holds the user's lock and has seen to it that
- * none is open.
+ * One attempt on its way through any number of moves that are written together: `advance` decides and tells of each,
+ * `save` writes what came of them. Nothing is written for a draft that is never saved.
  */
-export async function openAttempt(
-  unit: Unit,
-  subject: Subject,
-  previous: Attempt | undefined,
-  provider: KycProvider,
-): Promise<Case> {
-  const { rows } = await sql<Attempt>`
-    insert into kyc_attempts (id, user_id, previous_id, status, provider, created_at, updated_at)
-    values (${newId()}, ${subject.id}, ${previous?.id ?? null}, 'awaiting_input', ${provider.name}, clock_timestamp(), clock_timestamp())
-    returning ${ATTEMPT_COLUMNS}`.execute(unit.em.getKysely());
-  const attempt = only(rows);
-  const opened = { subject: await settle(unit, subject), attempt };
-  await record(unit, opened, null, { to: 'awaiting_input', by: 'user' });
-  return opened;
+export interface Draft {
+  readonly emit: Emit;
+  readonly fresh: boolean;
+  subject: Subject;
+  /** Times are the database's, and whether a claim has lasted until then: known after `save`. */
+  attempt: Omit<Attempt, 'claimed_by' | 'claimed_until' | 'submitted_at' | 'decided_at' | 'created_at' | 'updated_at'>;
+  /** The user's attempts that count for the projection, newest first. */
+  history: readonly { id: string; status: AttemptStatus }[];
+  /** Document number and birth date as they are kept, when they were handed in with this draft. */
+  sealed?: Buffer;
+  submitted: boolean;
+  decided: 'now' | 'never' | 'as before';
+  readonly transitions: TransitionRow[];
 }
 
 /**
- * The one place where an attempt changes its state: checks the table, and writes attempt, history, the user's
+ * Begins an attempt in `awaiting_input`, linked to the newest before it. The caller holds the user's lock and has seen
+ * to it that none is open.
+ */
+export function openAttempt(emit: Emit, { subject, attempts }: Standing, provider: KycProvider): Draft {
+  const attempt = {
+    id: newId(),
+    user_id: subject.id,
+    previous_id: attempts[0]?.id ?? null,
+    status: 'awaiting_input' as const,
+    provider: provider.name,
+    country: null,
+    document_type: null,
+    expires_on: null,
+    reason: null,
+    comment: null,
+    version: 1,
+  };
+  const draft = draftOf(emit, { subject, attempt }, [attempt, ...attempts], true);
+  settle(draft);
+  record(draft, null, { to: 'awaiting_input', by: 'user' });
+  return draft;
+}
+
+/** An attempt as it was found; `attempts` are the user's, newest first. */
+export const draftOf = (
+  emit: Emit,
+  { subject, attempt }: Pick<Draft, 'subject' | 'attempt'>,
+  attempts: Draft['history'],
+  fresh = false,
+): Draft => ({
+  emit,
+  fresh,
+  subject,
+  attempt,
+  history: attempts,
+  submitted: false,
+  decided: 'as before',
+  transitions: [],
+});
+
+/**
+ * The one place where an attempt changes its state: checks the table, and drafts attempt, history, the user's
  * projection, event and audit record together. The caller holds the user's lock.
  * Refuses with CONFLICT a move that the table does not have, or that would open a second attempt; with
- * VALIDATION_ERROR on `reason` a move that needs one.
+ * VALIDATION_ERROR on `reason` a move that needs one. A refusal leaves the draft as it was.
  */
-export async function move(unit: Unit, { subject, attempt: before }: Case, to: Move): Promise<Case> {
+export function advance(draft: Draft, to: Move): Draft {
+  const { attempt: before } = draft;
   if (!canMove(before.status, to.to, to.by)) refuseMove(before.status, to.to);
   if (findTransition(before.status, to.to)?.reason === 'required' && !to.reason) {
     refuse('VALIDATION_ERROR', `a reason is required to move a check from ${before.status} to ${to.to}`, {
       field: 'reason',
     });
   }
-  if (!isOpen(before.status) && isOpen(to.to)) await refuseSecondOpen(unit, subject.id, before);
-  const { rows } = await sql<Attempt>`
-    update kyc_attempts set
-      status = ${to.to}, reason = ${to.reason ?? null}, comment = ${to.comment ?? null}, version = version + 1, updated_at = clock_timestamp(),
-      submitted_at = case when ${to.to}::text = 'processing' then clock_timestamp() else submitted_at end,
-      decided_at = case ${to.to}::text
-        when 'approved' then clock_timestamp() when 'rejected' then clock_timestamp()
-        when 'expired' then decided_at when 'cancelled' then decided_at end
-    where id = ${before.id} returning ${ATTEMPT_COLUMNS}`.execute(unit.em.getKysely());
-  const attempt = only(rows);
-  const moved = { subject: await settle(unit, subject), attempt };
-  await record(unit, moved, before.status, to);
-  unit.emit.event(ARRIVAL_EVENTS[to.to], eventData(moved), { subject: subject.id, sequence: moved.subject.version });
-  return moved;
+  if (!isOpen(before.status) && isOpen(to.to)) refuseSecondOpen(draft);
+  draft.attempt = {
+    ...before,
+    status: to.to,
+    reason: to.reason ?? null,
+    comment: to.comment ?? null,
+    version: before.version + 1,
+  };
+  if (to.to === 'processing') draft.submitted = true;
+  if (to.to === 'approved' || to.to === 'rejected') draft.decided = 'now';
+  else if (to.to !== 'expired' && to.to !== 'cancelled') draft.decided = 'never';
+  draft.history = draft.history.map(({ id, status }) => ({ id, status: id === before.id ? to.to : status }));
+  settle(draft);
+  record(draft, before.status, to);
+  const { id: subject, version: sequence } = draft.subject;
+  draft.emit.event(ARRIVAL_EVENTS[to.to], eventData(draft), { subject, sequence });
+  return draft;
+}
+
+/** Makes one move of one attempt and writes it. The caller holds the user's lock. Refuses as `advance` does. */
+export async function move(unit: Unit, { subject, attempt }: Case, to: Move): Promise<Case> {
+  const { rows: history } = await sql<{ id: string; status: AttemptStatus }>`
+    select id, status from kyc_attempts where user_id = ${subject.id} order by created_at desc, id desc`.execute(
+    unit.em.getKysely(),
+  );
+  const [moved] = await save(unit.em, [advance(draftOf(unit.emit, { subject, attempt }, history), to)]);
+  return only(moved);
 }
 
 /** CONFLICT, naming both states. */
@@ -78,7 +133,7 @@ export function refuseMove(from: AttemptStatus, to: AttemptStatus): never {
 }
 
 /** What an event says of a case: identifiers and states, the reason given to the user, never document data. */
-export function eventData({ subject, attempt }: Case): KycEventData {
+export function eventData({ subject, attempt }: Pick<Draft, 'subject' | 'attempt'>): KycEventData {
   return {
     user_id: subject.id,
     attempt_id: attempt.id,
@@ -89,44 +144,44 @@ export function eventData({ subject, attempt }: Case): KycEventData {
   };
 }
 
-/** Writes the projection of all attempts to the user and counts the user's version up: the sequence of its events. */
-async function settle(unit: Unit, subject: Subject): Promise<Subject> {
-  const { rows } = await sql<{ status: AttemptStatus }>`
-    select status from kyc_attempts where user_id = ${subject.id} order by created_at desc, id desc`.execute(
-    unit.em.getKysely(),
-  );
-  const status = project(rows.map((row) => row.status));
-  const version = await bumpVersion(unit, subject.id, status);
-  return { ...subject, kyc_status: status, version };
-}
-
 /** Counts the user's version up and returns it. */
 export async function bumpVersion(unit: Unit, userId: string, status: Subject['kyc_status']): Promise<number> {
   const { rows } = await sql<{ version: number }>`
     update users set kyc_status = ${status}, version = version + 1, updated_at = clock_timestamp()
     where id = ${userId} returning version`.execute(unit.em.getKysely());
-  return only(rows).version;
+  return only(rows[0]).version;
 }
 
-async function refuseSecondOpen(unit: Unit, userId: string, attempt: Attempt): Promise<void> {
-  const { rows } = await sql<{ status: AttemptStatus }>`
-    select status from kyc_attempts
-    where user_id = ${userId} and id <> ${attempt.id} and status in ('awaiting_input', 'processing', 'in_review')`.execute(
-    unit.em.getKysely(),
-  );
-  if (rows[0])
-    refuse('CONFLICT', `another identity check of this user is ${rows[0].status}`, {
-      details: { from: attempt.status, open: rows[0].status },
+/** Projects all attempts on the user and counts the user's version up: the sequence of its events. */
+function settle(draft: Draft): void {
+  draft.subject = {
+    ...draft.subject,
+    kyc_status: project(draft.history.map(({ status }) => status)),
+    version: draft.subject.version + 1,
+  };
+}
+
+function refuseSecondOpen({ attempt, history }: Draft): void {
+  const open = history.find(({ id, status }) => id !== attempt.id && isOpen(status));
+  if (open)
+    refuse('CONFLICT', `another identity check of this user is ${open.status}`, {
+      details: { from: attempt.status, open: open.status },
     });
 }
 
-async function record(unit: Unit, { subject, attempt }: Case, from: AttemptStatus | null, to: Move): Promise<void> {
-  const mover = moverOf(unit.emit.context.actor, attempt, to.by);
-  await sql`
-    insert into kyc_transitions (id, attempt_id, from_status, to_status, actor, reason, comment, correlation_id, at)
-    values (${newId()}, ${attempt.id}, ${from}, ${to.to}, ${mover.text}, ${to.reason ?? null}, ${to.comment ?? null},
-      ${unit.emit.context.correlationId}, clock_timestamp())`.execute(unit.em.getKysely());
-  unit.emit.audit({
+function record({ emit, subject, attempt, transitions }: Draft, from: AttemptStatus | null, to: Move): void {
+  const mover = moverOf(emit.context.actor, attempt.provider, to.by);
+  transitions.push({
+    id: newId(),
+    attempt_id: attempt.id,
+    from_status: from,
+    to_status: to.to,
+    actor: mover.text,
+    reason: to.reason,
+    comment: to.comment,
+    correlation_id: emit.context.correlationId,
+  });
+  emit.audit({
     action: from === null ? 'kyc.opened' : ARRIVAL_EVENTS[to.to].type,
     actor: mover.actor,
     targets: [
@@ -140,13 +195,12 @@ async function record(unit: Unit, { subject, attempt }: Case, from: AttemptStatu
 }
 
 /** Providers, clock and platform act for themselves, whoever's request set them going. */
-function moverOf(actor: Actor, attempt: Attempt, by: Mover): { actor: Actor; text: string } {
+function moverOf(actor: Actor, provider: string, by: Mover): { actor: Actor; text: string } {
   if (by === 'user' || by === 'reviewer') return { actor, text: actorText(actor) };
-  return { actor: SYSTEM, text: by === 'provider' ? `provider:${attempt.provider}` : by };
+  return { actor: SYSTEM, text: by === 'provider' ? `provider:${provider}` : by };
 }
 
-function only<T>(rows: T[]): T {
-  const row = rows[0];
+function only<T>(row: T | undefined): T {
   if (row === undefined) throw new Error('a statement on a locked row returned nothing');
   return row;
 }

@@ -1,6 +1,7 @@
+import type { CallbackProvider } from './adapters/index.ts';
 import type { AttemptStatus } from './transitions.ts';
 
-export type ProviderName = 'manual' | 'webhook';
+export type ProviderName = 'manual' | CallbackProvider;
 
 /** Whoever checks what users hand in. */
 export interface KycProvider {
@@ -14,4 +15,6 @@ export const PROVIDERS: Record<ProviderName, KycProvider> = {
   manual: { name: 'manual', handsTo: 'in_review' },
   /** A service outside learns of `kyc.submitted` and answers by a signed callback. */
   webhook: { name: 'webhook', handsTo: null },
+  stripe: { name: 'stripe', handsTo: null },
+  sumsub: { name: 'sumsub', handsTo: null },
 };

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { EntityManager } from '../../services/database.ts';
-import { iso } from '../../services/database.ts';
+import { iso, isoOrNull } from '../../services/database.ts';
 import { ATTEMPT_COLUMNS, type Attempt, type AttemptView, attemptsOf, attemptView } from './attempts.ts';
 import { currentOf, toDecide } from './current.ts';
 import type { AttemptStatus, KycStatus } from './transitions.ts';
@@ -11,6 +11,9 @@ export interface ReviewView extends AttemptView {
   previous_id: string | null;
   comment: string | null;
   version: number;
+  /** The reviewer who holds it and until when; `null` when nobody does. */
+  claimed_by: string | null;
+  claimed_until: string | null;
 }
 
 /** One line of an attempt's history. `from` is null for its opening. */
@@ -30,12 +33,14 @@ export interface CaseView {
   attempts: (ReviewView & { transitions: TransitionView[] })[];
 }
 
-const reviewView = (attempt: Attempt, kycStatus: KycStatus): ReviewView => ({
+export const reviewView = (attempt: Attempt, kycStatus: KycStatus): ReviewView => ({
   ...attemptView(attempt, kycStatus),
   user_id: attempt.user_id,
   previous_id: attempt.previous_id,
   comment: attempt.comment,
   version: attempt.version,
+  claimed_by: attempt.claimed_by,
+  claimed_until: attempt.claimed_by && isoOrNull(attempt.claimed_until),
 });
 
 async function kycStatusOf(em: EntityManager, userId: string): Promise<KycStatus | undefined> {
@@ -95,19 +100,30 @@ export async function findCase(em: EntityManager, userId: string): Promise<CaseV
   };
 }
 
+/** Held by this reviewer, by anybody (`any`) or by nobody (`none`). */
+export type HeldBy = { reviewer: string } | 'any' | 'none';
+
 /**
  * The attempts in one state, oldest first, from after the attempt `after` on; one more than `limit` at most, so that
  * the caller sees whether there are more.
  */
 export async function listByStatus(
   em: EntityManager,
-  query: { status: AttemptStatus; limit: number; after?: string | undefined },
+  query: { status: AttemptStatus; limit: number; after?: string | undefined; held?: HeldBy | undefined },
 ): Promise<ReviewView[]> {
+  const held =
+    query.held === undefined
+      ? sql``
+      : query.held === 'none'
+        ? sql`and (claimed_until is null or claimed_until <= now())`
+        : query.held === 'any'
+          ? sql`and claimed_until > now()`
+          : sql`and claimed_by = ${query.held.reviewer} and claimed_until > now()`;
   const after = query.after ? sql`and id > ${query.after}` : sql``;
   const { rows } = await sql<Attempt & { kyc_status: KycStatus }>`
     select ${ATTEMPT_COLUMNS}, (select kyc_status from users where users.id = user_id) as kyc_status
     from kyc_attempts
-    where status = ${query.status} ${after} and exists (select from users where users.id = user_id and deleted_at is null)
+    where status = ${query.status} ${after} ${held} and exists (select from users where users.id = user_id and deleted_at is null)
     order by id limit ${query.limit + 1}`.execute(em.getKysely());
   return rows.map((row) => reviewView(row, row.kyc_status));
 }

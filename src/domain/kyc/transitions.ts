@@ -42,9 +42,9 @@ export const TRANSITIONS: readonly Transition[] = [
   { from: 'rejected', to: 'in_review', by: ['reviewer'], reason: 'required' },
   { from: 'approved', to: 'expired', by: ['clock'], reason: 'optional' },
   { from: 'awaiting_input', to: 'expired', by: ['clock'], reason: 'optional' },
-  { from: 'awaiting_input', to: 'cancelled', by: ['user', 'system'], reason: 'optional' },
-  { from: 'processing', to: 'cancelled', by: ['user', 'system'], reason: 'optional' },
-  { from: 'in_review', to: 'cancelled', by: ['user', 'system'], reason: 'optional' },
+  { from: 'awaiting_input', to: 'cancelled', by: ['user', 'provider', 'system'], reason: 'optional' },
+  { from: 'processing', to: 'cancelled', by: ['user', 'provider', 'system'], reason: 'optional' },
+  { from: 'in_review', to: 'cancelled', by: ['user', 'provider', 'system'], reason: 'optional' },
 ];
 
 /** The table's row for a move, whoever makes it; `undefined` when there is no such move. */

@@ -1,5 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
 import { type EntityManager, iso, isoOrNull } from '../../services/database.ts';
+import type { IssuedId } from '../ids.ts';
 import type { Problem } from '../problem.ts';
 import type { OperationRow } from './operations.ts';
 
@@ -8,7 +9,7 @@ export const OPERATION_STATUSES = ['accepted', 'running', 'succeeded', 'failed']
 /** An operation as its caller sees it (product contract, "Commands"). */
 export interface OperationRecord {
   operation_id: string;
-  /** `null` while nothing but its id is known. */
+  /** `null` while nothing is known but its id, and the id does not tell. */
   type: string | null;
   status: (typeof OPERATION_STATUSES)[number];
   result?: unknown;
@@ -38,12 +39,12 @@ export function discreetRecord(row: OperationRow): OperationRecord {
   return { ...rest, finished_at: new Date(created + seconds * 1000).toISOString() };
 }
 
-/** An operation that was issued and that no worker has written of yet. `issuedAt` in ms. */
-export const acceptedRecord = (id: string, issuedAt: number): OperationRecord => ({
+/** An operation that was issued and that no worker has written of yet. */
+export const acceptedRecord = (id: string, issued: IssuedId | undefined): OperationRecord => ({
   operation_id: id,
-  type: null,
+  type: issued?.type ?? null,
   status: 'accepted',
-  created_at: new Date(issuedAt).toISOString(),
+  created_at: new Date(issued?.at ?? 0).toISOString(),
 });
 
 /** An operation as those who run the platform see it in a list; its result is asked for one by one. */

@@ -1,6 +1,7 @@
 import { sql } from 'kysely';
 import type { EntityManager } from '../../services/database.ts';
 import { iso, isoOrNull } from '../../services/database.ts';
+import { tableOf } from '../../services/rows.ts';
 import type { Problem } from '../problem.ts';
 
 /** An operation as its row: what became of one command. */
@@ -51,9 +52,13 @@ const fromRow = (row: Row): OperationRow => ({
   finishedAt: isoOrNull(row.finished_at),
 });
 
-export async function findOperation(em: EntityManager, id: string): Promise<OperationRow | undefined> {
-  const { rows } = await sql<Row>`select * from operations where id = ${id}`.execute(em.getKysely());
-  return rows[0] && fromRow(rows[0]);
+export const findOperation = async (em: EntityManager, id: string): Promise<OperationRow | undefined> =>
+  (await findOperations(em, [id])).values().next().value;
+
+/** Those of the operations that have a row, by id. */
+export async function findOperations(em: EntityManager, ids: string[]): Promise<Map<string, OperationRow>> {
+  const { rows } = await sql<Row>`select * from operations where id = any(${ids}::uuid[])`.execute(em.getKysely());
+  return new Map(rows.map((row) => [row.id, fromRow(row)]));
 }
 
 export interface OperationStart {
@@ -79,10 +84,15 @@ export async function claimOperation(em: EntityManager, start: OperationStart): 
   return row && row.status !== 'running' ? fromRow(row) : undefined;
 }
 
+/** What a finished operation ends with. */
+export type OperationEnd =
+  | { status: 'succeeded'; result: unknown; httpStatus: number }
+  | { status: 'failed'; error: Problem };
+
 export async function finishOperation(
   em: EntityManager,
   id: string,
-  end: { status: 'succeeded'; result: unknown; httpStatus: number } | { status: 'failed'; error: Problem },
+  end: OperationEnd,
   attempts: number,
 ): Promise<void> {
   const result = end.status === 'succeeded' ? JSON.stringify(end.result ?? null) : null;
@@ -91,6 +101,40 @@ export async function finishOperation(
     update operations set status = ${end.status}, result = ${result}::jsonb, error = ${error}::jsonb,
       http_status = ${end.status === 'succeeded' ? end.httpStatus : null}, attempts = ${attempts}, finished_at = clock_timestamp()
     where id = ${id}`.execute(em.getKysely());
+}
+
+/**
+ * Inserts operations that were begun and finished within this transaction, by their first attempt. Returns whether none
+ * of them was there before: false means that another transaction has them, and this one must be taken back.
+ */
+export async function insertFinished(
+  em: EntityManager,
+  operations: readonly { start: OperationStart; end: OperationEnd }[],
+): Promise<boolean> {
+  if (operations.length === 0) return true;
+  const rows = operations.map(({ start, end }) => ({
+    ...start,
+    status: end.status,
+    result: end.status === 'succeeded' ? JSON.stringify(end.result ?? null) : null,
+    error: end.status === 'failed' ? JSON.stringify(end.error) : null,
+    httpStatus: end.status === 'succeeded' ? end.httpStatus : null,
+  }));
+  const { rows: inserted } = await sql`
+    insert into operations (id, type, caller, request_id, created_at, started_at, status, result, error, http_status, attempts, finished_at)
+    select o.*, 1, clock_timestamp() from ${tableOf(rows, {
+      id: 'uuid',
+      type: 'text',
+      caller: 'text',
+      requestId: 'text',
+      createdAt: 'timestamptz',
+      startedAt: 'timestamptz',
+      status: 'text',
+      result: 'jsonb',
+      error: 'jsonb',
+      httpStatus: 'int',
+    })} as o
+    on conflict (id) do nothing returning 1`.execute(em.getKysely());
+  return inserted.length === rows.length;
 }
 
 /** Marks a try that failed and will be repeated; an operation that is finished stays as it is. */

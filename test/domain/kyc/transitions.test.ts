@@ -27,9 +27,9 @@ const CONTRACT: Record<string, string[]> = {
   'approved→expired': ['clock'],
   'awaiting_input→expired': ['clock'],
   'rejected→in_review': ['reviewer'],
-  'awaiting_input→cancelled': ['system', 'user'],
-  'processing→cancelled': ['system', 'user'],
-  'in_review→cancelled': ['system', 'user'],
+  'awaiting_input→cancelled': ['provider', 'system', 'user'],
+  'processing→cancelled': ['provider', 'system', 'user'],
+  'in_review→cancelled': ['provider', 'system', 'user'],
 };
 
 describe('the transition table', () => {

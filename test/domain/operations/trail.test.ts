@@ -14,8 +14,8 @@ import { createTestDatabase } from '../../harness.ts';
 const BEGAN = Date.parse('2026-11-20T10:00:00.000Z');
 const at = (ms: number): string => new Date(BEGAN + ms).toISOString();
 const ids = new OperationIds(Buffer.alloc(32, 3));
-const operation = ids.issue(BEGAN);
-const other = ids.issue(BEGAN);
+const operation = ids.issue(undefined, BEGAN);
+const other = ids.issue(undefined, BEGAN);
 const endpoint = newId();
 const [delivered, waiting, held, gone] = [newId(), newId(), newId(), newId()];
 const auditId = newId();
@@ -214,7 +214,7 @@ describe('the trail of an operation', () => {
   });
 
   it('is cut at 500 hops, the earliest kept', async () => {
-    const busy = ids.issue(BEGAN);
+    const busy = ids.issue(undefined, BEGAN);
     await run(sql`insert into emails (id, recipient, template, subject, status, message_id, correlation_id, created_at)
       select gen_random_uuid(), 'a@example.org', 'verify-email', 's', 'pending', 'm', ${busy}, ${at(0)}::timestamptz + n * interval '1 second'
       from generate_series(1, 600) n`);

@@ -1,0 +1,54 @@
+import { createCipheriv, createDecipheriv, type KeyObject, randomBytes } from 'node:crypto';
+
+/*
+ * JWE in compact serialisation (RFC 7516, section 3.1) with `dir` and `A256GCM` (RFC 7518, sections 4.5 and 5.3), by
+ * the synchronous ciphers: a library over WebCrypto waits for a thread for a few hundred bytes, and that was a tenth of
+ * the work on a command (November 2026: 306 µs to seal and open, 26 like this).
+ */
+
+const ALGORITHM = { alg: 'dir', enc: 'A256GCM' } as const;
+const [IV_BYTES, TAG_BYTES] = [12, 16];
+
+/** The protected header; `exp` is a NumericDate. */
+export interface JweHeader {
+  kid: string;
+  exp?: number;
+}
+
+export function sealJwe(header: JweHeader, plaintext: string, key: KeyObject): string {
+  const protectedHeader = Buffer.from(JSON.stringify({ ...ALGORITHM, ...header })).toString('base64url');
+  const iv = randomBytes(IV_BYTES);
+  const cipher = createCipheriv('aes-256-gcm', key, iv).setAAD(Buffer.from(protectedHeader, 'latin1'));
+  const body = Buffer.concat([cipher.update(plaintext, 'utf8'), cipher.final()]);
+  const parts = [iv, body, cipher.getAuthTag()].map((part) => part.toString('base64url'));
+  return `${protectedHeader}..${parts.join('.')}`;
+}
+
+/** What a text says of itself before it is opened; `undefined` when it is no JWE of this kind. */
+export function headerOfJwe(text: string): JweHeader | undefined {
+  try {
+    const header = JSON.parse(Buffer.from(text.split('.', 1)[0] ?? '', 'base64url').toString()) as JweHeader &
+      Record<string, unknown>;
+    const plain =
+      header.alg === ALGORITHM.alg && header.enc === ALGORITHM.enc && !('crit' in header || 'zip' in header);
+    return plain && typeof header.kid === 'string' ? header : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The plaintext; `undefined` when anything of it was changed, or sealed under another key. */
+export function openJwe(text: string, key: KeyObject): string | undefined {
+  const [protectedHeader = '', encryptedKey, ...parts] = text.split('.');
+  const [iv, body, tag] = parts.map((part) => Buffer.from(part, 'base64url'));
+  if (parts.length !== 3 || encryptedKey !== '' || iv?.length !== IV_BYTES || tag?.length !== TAG_BYTES || !body)
+    return undefined;
+  try {
+    const decipher = createDecipheriv('aes-256-gcm', key, iv, { authTagLength: TAG_BYTES })
+      .setAAD(Buffer.from(protectedHeader, 'latin1'))
+      .setAuthTag(tag);
+    return Buffer.concat([decipher.update(body), decipher.final()]).toString();
+  } catch {
+    return undefined;
+  }
+}
