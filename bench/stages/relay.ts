@@ -7,13 +7,16 @@ import { type Stage, type Subject, warmSeconds } from '../stage.ts';
 
 const LEFT = 'select case when exists (select from outbox) then 0 else 1 end';
 
-/** An envelope as a use case emits it; its id is filled in for each row. */
+/** Stands for the aggregate of a row: each has its own, as nearly all that are in the outbox at one time. */
+const SUBJECT = newId();
+
+/** An envelope as a use case emits it. */
 const BODY = JSON.stringify({
   specversion: '1.0',
   id: newId(),
   source: 'waybill',
   type: 'payment.succeeded',
-  subject: newId(),
+  subject: SUBJECT,
   time: new Date().toISOString(),
   datacontenttype: 'application/json',
   data: EVENT_DATA,
@@ -31,8 +34,9 @@ export async function relayRows(platform: Platform, count: number, leader?: Wayb
   leader?.freeze();
   await platform.db.query(
     `insert into outbox (transport, target, routing_key, message_id, body)
-     select 'rabbitmq', 'events', 'payment.succeeded', gen_random_uuid()::text, $2 from generate_series(1, $1::int)`,
-    [count, BODY],
+     select 'rabbitmq', 'events', 'payment.succeeded', gen_random_uuid()::text, replace($2, $3, gen_random_uuid()::text)
+     from generate_series(1, $1::int)`,
+    [count, BODY, SUBJECT],
   );
   const began = performance.now();
   leader?.thaw();

@@ -1,6 +1,7 @@
 import { type JobsOptions, Queue, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Alarm, AlarmQueue } from '../domain/messages/emit.ts';
+import { currentTime } from '../services/clock.ts';
 import type { Logger } from '../services/logger.ts';
 import { type Service, withDeadline } from '../services/service.ts';
 import { within } from './deadline.ts';
@@ -27,9 +28,12 @@ const jobId = (alarm: Alarm): string => `${alarm.id}-${alarm.attempt}-${alarm.ge
  * reconciler sets the alarm again.
  */
 export class Alarms {
+  readonly #connection: Redis;
   readonly #queues: Map<AlarmQueue, Queue>;
+  #connecting: Promise<void> | undefined;
 
   constructor(connection: Redis, namespace: string) {
+    this.#connection = connection;
     this.#queues = new Map(
       ALARM_QUEUES.map((name) => {
         const queue = new Queue(name, { connection, prefix: namespace, skipVersionCheck: true });
@@ -39,18 +43,63 @@ export class Alarms {
     );
   }
 
-  /** Sets alarms, many in one round trip. Rejects within 5 s when Redis is away. */
+  /**
+   * Sets alarms, many in one round trip. Rejects at once while Redis is away, within 5 s when it does not answer: BullMQ
+   * would keep each call, with its jobs, until Redis is back.
+   */
   async set(alarms: Alarm[]): Promise<void> {
+    if (alarms.length > 0) await this.#connected();
     for (const [name, queue] of this.#queues) {
       const mine = alarms.filter((alarm) => alarm.queue === name);
       if (mine.length === 0) continue;
-      const now = Date.now();
+      const now = currentTime();
       const jobs = mine.map((alarm) => ({
         name,
         data: { id: alarm.id },
         opts: { ...JOB, jobId: jobId(alarm), delay: Math.max(0, alarm.at - now) },
       }));
       await withDeadline(queue.addBulk(jobs), 5000, 'setting alarms');
+    }
+  }
+
+  /**
+   * Sets the alarms of rows that are long due. One that lies in Redis for a later time rings now: it was set by a process
+   * whose clock was ahead, or when the clocks of all were set back.
+   */
+  async ringNow(alarms: Alarm[]): Promise<void> {
+    await this.set(alarms);
+    for (const [name, queue] of this.#queues) {
+      const ids = alarms.filter((alarm) => alarm.queue === name).map(jobId);
+      if (ids.length === 0) continue;
+      const scores = await withDeadline(
+        this.#connection.zmscore(queue.toKey('delayed'), ids),
+        5000,
+        'looking at delayed alarms',
+      );
+      const late = ids.filter((_, i) => scores[i] !== null);
+      for (const id of late) await (await queue.getJob(id))?.promote().catch(() => undefined); // it has rung meanwhile
+    }
+  }
+
+  /** A process that has just started waits a moment for its first connection. */
+  async #connected(): Promise<void> {
+    const { status } = this.#connection;
+    if (status === 'ready') return;
+    if (!['wait', 'connecting', 'connect'].includes(status)) throw new Error('Redis is out of reach');
+    this.#connecting ??= this.#connect().finally(() => {
+      this.#connecting = undefined;
+    });
+    await this.#connecting;
+  }
+
+  async #connect(): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const lost = () => reject(new Error('Redis is out of reach'));
+    this.#connection.once('ready', resolve).once('close', lost);
+    try {
+      await withDeadline(promise, 1000, 'connecting to Redis');
+    } finally {
+      this.#connection.off('ready', resolve).off('close', lost);
     }
   }
 
@@ -103,7 +152,7 @@ export class AlarmConsumer implements Service {
   #concurrency: number;
   #started = false;
   #paused = false;
-  inFlight = 0;
+  #answering = 0;
 
   constructor(worker: AlarmWorker, options: AlarmOptions, log: Logger) {
     this.name = `alarms of ${worker.takes}`;
@@ -111,6 +160,10 @@ export class AlarmConsumer implements Service {
     this.#options = options;
     this.#concurrency = options.concurrency;
     this.#log = log.child({ worker: worker.name });
+  }
+
+  get inFlight(): number {
+    return this.#answering + (this.#worker.beside?.inFlight() ?? 0);
   }
 
   async start(): Promise<void> {
@@ -122,10 +175,12 @@ export class AlarmConsumer implements Service {
   pause(): void {
     this.#paused = true;
     this.#retire();
+    void this.#worker.beside?.rest();
   }
 
   resume(): void {
     this.#paused = false;
+    this.#worker.beside?.resume();
     this.#open();
   }
 
@@ -140,7 +195,11 @@ export class AlarmConsumer implements Service {
   async stop(deadlineMs: number): Promise<void> {
     this.#started = false;
     this.#retire();
-    await withDeadline(Promise.all(this.#retired.values()), deadlineMs, this.name).catch(() =>
+    await withDeadline(
+      Promise.all([...this.#retired.values(), this.#worker.beside?.rest()]),
+      deadlineMs,
+      this.name,
+    ).catch(() =>
       Promise.all(
         [...this.#retired.keys()].map((bull) => withDeadline(bull.close(true), 1000, this.name).catch(() => undefined)),
       ),
@@ -180,7 +239,7 @@ export class AlarmConsumer implements Service {
       return;
     }
     const began = performance.now();
-    this.inFlight += 1;
+    this.#answering += 1;
     try {
       await within(this.#worker.timeoutMs, this.#worker.name, (signal) =>
         this.#worker.handle(id, { log: this.#log, signal }),
@@ -191,7 +250,7 @@ export class AlarmConsumer implements Service {
       this.#options.measure(this.#worker.name, 'failed', performance.now() - began);
       throw error; // the row is still due or leased: the alarm rings again
     } finally {
-      this.inFlight -= 1;
+      this.#answering -= 1;
     }
   }
 }

@@ -1,3 +1,4 @@
+import { currentTime } from '../services/clock.ts';
 import { withDeadline } from '../services/service.ts';
 import type { Messaging } from './messaging.ts';
 import { BROKER_POOLS, type BrokerPool } from './topology.ts';
@@ -36,7 +37,7 @@ export class Backlog {
     try {
       const { topology } = this.#messaging;
       for (const pool of pools) {
-        const at = Date.now();
+        const at = currentTime();
         const queues = [topology.queue(pool), ...(pool === 'fanout' ? [topology.orderedQueue] : [])];
         const checked = Promise.all(queues.map((queue) => channel.checkQueue(queue)));
         const counts = await withDeadline(checked, ANSWER_MS, 'asking for a backlog');

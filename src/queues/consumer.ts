@@ -2,6 +2,7 @@ import type { Channel, ConsumeMessage } from 'amqplib';
 import type { Logger } from '../services/logger.ts';
 import { backoffMs, pause, type Service, withDeadline } from '../services/service.ts';
 import type { Broker } from './broker.ts';
+import { opened } from './deadline.ts';
 
 /** A message as the broker handed it out. */
 export interface Incoming {
@@ -108,16 +109,16 @@ export class Consumer implements Service {
   }
 
   async stop(deadlineMs: number): Promise<void> {
-    const end = Date.now() + deadlineMs;
+    const end = performance.now() + deadlineMs;
     this.#stopping.abort();
     this.#wake();
     // A connection that is half dead answers neither; it gets no more than its share of the time.
     const bounded = (work: Promise<unknown>, ms: number) => withDeadline(work, ms, this.name).catch(() => undefined);
     await bounded(Promise.all([...this.#lines].map((line) => line.cancel())), deadlineMs / 2);
-    while (this.#inFlight > 0 && Date.now() < end) {
-      await Promise.race([new Promise<void>((resolve) => this.#idle.push(resolve)), pause(end - Date.now())]);
+    while (this.#inFlight > 0 && performance.now() < end) {
+      await Promise.race([new Promise<void>((resolve) => this.#idle.push(resolve)), pause(end - performance.now())]);
     }
-    const left = Math.max(50, Math.min(end - Date.now(), 2000));
+    const left = Math.max(50, Math.min(end - performance.now(), 2000));
     const closed = Promise.all([...this.#lines].map((line) => line.close())).then(() => this.#running);
     await bounded(closed, left);
     for (const line of this.#lines) line.abandon();
@@ -163,7 +164,10 @@ export class Consumer implements Service {
 
   async #open(prefetch: number): Promise<Line> {
     const options = { queue: this.#options.queue, prefetch };
-    const line = await Line.open(this.#broker, options, (...message) => this.#take(...message), this.#log);
+    const line = await opened(
+      Line.open(this.#broker, options, (...message) => this.#take(...message), this.#log),
+      (late) => late.close(),
+    );
     this.#lines.add(line);
     line.over.then(() => this.#lines.delete(line));
     this.#line = line;

@@ -10,3 +10,16 @@ export async function within<T>(ms: number, what: string, work: (signal: AbortSi
     throw error;
   }
 }
+
+/** What the broker may take to answer before a channel consumes. */
+const OPEN_MS = 10_000;
+
+/** Waits for a channel that is being opened, 10 s unless told; one that comes too late is closed. */
+export async function opened<T>(opening: Promise<T>, close: (late: T) => unknown, ms = OPEN_MS): Promise<T> {
+  try {
+    return await withDeadline(opening, ms, 'opening a channel');
+  } catch (error) {
+    opening.then(close, () => undefined);
+    throw error;
+  }
+}

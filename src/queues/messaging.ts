@@ -8,7 +8,7 @@ import type { RequestContext } from '../domain/messages/envelope.ts';
 import type { Database } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
 import { closeRedis, connectSoon, createRedis } from '../services/redis.ts';
-import type { Service } from '../services/service.ts';
+import { type Service, withDeadline } from '../services/service.ts';
 import { Alarms } from './alarms.ts';
 import { Broker } from './broker.ts';
 import { Completions } from './completion.ts';
@@ -16,6 +16,9 @@ import { createTransact } from './outbox.ts';
 import { Publisher } from './publisher.ts';
 import { type BrokerPool, ORDERED_HEADER, Topology } from './topology.ts';
 import { Wake } from './wake.ts';
+
+/** A broker that answers nothing to it is like one that is away. */
+const DECLARE_MS = 10_000;
 
 /**
  * One process's hold on both brokers: separate RabbitMQ connections for publishing and consuming (a publisher that is
@@ -35,6 +38,8 @@ export class Messaging implements Service {
   readonly commands: Completions;
   readonly transact: Transact;
   readonly #commandTypes: { type: string; pool: BrokerPool }[];
+  /** Finished operations that are about to be told, by who waits. */
+  readonly #finished = new Map<string, string[]>();
   readonly #handled: Counter<'worker' | 'outcome'>;
   readonly #duration: Histogram<'worker'>;
 
@@ -110,7 +115,7 @@ export class Messaging implements Service {
     contract: Contract<T>,
     data: T,
     context: RequestContext,
-    options: { id: string; tenant: string; subject?: string; orderingKey?: string },
+    options: { id: string; tenant: string; subject?: string; orderingKey?: string; checked?: boolean },
     deadlineMs = 1800,
   ): Promise<void> {
     const message = envelope(contract, data, context, options);
@@ -127,10 +132,20 @@ export class Messaging implements Service {
     );
   }
 
-  /** Tells the process that waits for an operation; nobody listening is nobody's loss. */
+  /** Tells the process that waits for an operation; nobody listening is nobody's loss. One call for all of a turn of the event loop. */
   readonly notify = (replyTo: string, operationId: string): void => {
-    if (!replyTo.startsWith(`${this.topology.namespace}:done:`) || this.redis.status !== 'ready') return;
-    this.redis.publish(replyTo, operationId).catch(() => undefined);
+    if (!replyTo.startsWith(`${this.topology.namespace}:done:`)) return;
+    const waiting = this.#finished.get(replyTo);
+    if (waiting) {
+      waiting.push(operationId);
+      return;
+    }
+    const finished = [operationId];
+    this.#finished.set(replyTo, finished);
+    setImmediate(() => {
+      this.#finished.delete(replyTo);
+      if (this.redis.status === 'ready') this.redis.publish(replyTo, finished.join(' ')).catch(() => undefined);
+    });
   };
 
   readonly measure = (worker: string, outcome: string, ms: number): void => {
@@ -139,12 +154,15 @@ export class Messaging implements Service {
   };
 
   async #declareOn(model: NonNullable<Broker['model']>): Promise<void> {
-    const channel = await model.createChannel();
-    channel.on('error', () => undefined); // the failed declaration itself rejects
-    try {
-      await this.topology.declare(channel, this.#commandTypes);
-    } finally {
-      await channel.close().catch(() => undefined);
-    }
+    const declare = async () => {
+      const channel = await model.createChannel();
+      channel.on('error', () => undefined); // the failed declaration itself rejects
+      try {
+        await this.topology.declare(channel, this.#commandTypes);
+      } finally {
+        await channel.close().catch(() => undefined);
+      }
+    };
+    await withDeadline(declare(), DECLARE_MS, 'declaring the queues');
   }
 }

@@ -4,7 +4,7 @@ import { backoffMs, pause, type Service, withDeadline } from '../services/servic
 import { isPassing, itemOf } from './batch.ts';
 import type { Broker } from './broker.ts';
 import type { Incoming } from './consumer.ts';
-import { within } from './deadline.ts';
+import { opened, within } from './deadline.ts';
 import type { Detour } from './detour.ts';
 import { Poison } from './incoming.ts';
 import type { BatchItem, BatchWorker } from './worker.ts';
@@ -95,7 +95,7 @@ export class OrderedConsumer implements Service {
       try {
         await this.#broker.ready(5000);
         await this.#options.declare();
-        line = await OrderedLine.open(this.#broker, this.#options);
+        line = await opened(OrderedLine.open(this.#broker, this.#options), (late) => late.close());
         this.#line = line;
         failures = 0;
         if (this.#stopping.signal.aborted || this.#paused) await line.close();

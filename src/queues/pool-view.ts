@@ -3,6 +3,7 @@ import { type Config, POOLS, type Pool } from '../config.ts';
 import { countDeadLetters } from '../domain/dead-letters/dead-letters.ts';
 import type { AlarmQueue } from '../domain/messages/emit.ts';
 import { type PoolSettings, readPoolSettings } from '../domain/pools/settings.ts';
+import { currentTime } from '../services/clock.ts';
 import type { Database, EntityManager } from '../services/database.ts';
 import { withDeadline } from '../services/service.ts';
 import { ALARM_QUEUES } from './alarms.ts';
@@ -98,7 +99,7 @@ export class PoolView {
     }
     const known = [this.#backlog.emptyAt(pool), ...beats.map((beat) => beat.waiting_since?.[pool])];
     const since = known.filter((at) => at !== undefined);
-    const now = Date.now();
+    const now = currentTime();
     if (!this.#firstSeen.has(pool)) this.#firstSeen.set(pool, now);
     return Math.max(0, now - (since.length > 0 ? Math.max(...since) : (this.#firstSeen.get(pool) ?? now)));
   }

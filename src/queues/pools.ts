@@ -9,6 +9,7 @@ import { Consumer, type Incoming } from './consumer.ts';
 import { Detour } from './detour.ts';
 import { execute } from './execute.ts';
 import { BrokerUnavailable } from './gateway.ts';
+import { Group } from './group.ts';
 import { attemptsBefore, checkData, mayBeRepeat, Poison, parseJson } from './incoming.ts';
 import type { Messaging } from './messaging.ts';
 import { OrderedConsumer } from './ordered.ts';
@@ -61,9 +62,10 @@ export function createPool(pool: Pool, workers: AnyWorker[], deps: PoolDeps): Ru
     if (worker.kind === 'alarm') hands.push(alarmConsumer(worker, pool, concurrency, { ...deps, log }));
     if (worker.kind === 'batch' && worker.ordered) hands.push(orderedConsumer(worker, { ...deps, log }));
   }
+  const own = hands.map((hand) => hand.service);
+  const consumers = own.filter((service): service is Consumer => service instanceof Consumer);
   if (pool === 'housekeeping') hands.push(deadConsumer({ ...deps, log }));
   const services = hands.map((hand) => hand.service);
-  const consumers = services.filter((service): service is Consumer => service instanceof Consumer);
   return {
     pool,
     get concurrency() {
@@ -121,6 +123,7 @@ function brokerConsumer(pool: BrokerPool, workers: AnyWorker[], concurrency: num
   );
   const executeDeps = {
     database: deps.database,
+    group: new Group({ database: deps.database, wake: messaging.wake.call, log }),
     detour,
     workers: messages,
     notify: messaging.notify,

@@ -1,6 +1,7 @@
 import { hostname } from 'node:os';
 import type { Redis } from 'ioredis';
 import type { Pool } from '../config.ts';
+import { currentTime } from '../services/clock.ts';
 import { pause, type Service, withDeadline } from '../services/service.ts';
 import { Backlog } from './backlog.ts';
 import type { Messaging } from './messaging.ts';
@@ -75,7 +76,7 @@ export class Presence implements Service {
     ]);
     return {
       ...this.#self,
-      seen_at: new Date().toISOString(),
+      seen_at: new Date(currentTime()).toISOString(),
       pools: this.#pools.map((p) => ({ pool: p.pool, configured: p.configured, in_flight: p.inFlight() })),
       waiting_since: Object.fromEntries(since),
     };
@@ -91,7 +92,7 @@ export async function readBeats(redis: Redis, namespace: string): Promise<Beat[]
   const fresh: Beat[] = [];
   for (const [id, text] of Object.entries(all)) {
     const beat = JSON.parse(text) as Beat;
-    if (Date.parse(beat.seen_at) > Date.now() - SILENCE_MS) fresh.push(beat);
+    if (Date.parse(beat.seen_at) > currentTime() - SILENCE_MS) fresh.push(beat);
     else redis.hdel(key, id).catch(() => undefined);
   }
   return fresh;

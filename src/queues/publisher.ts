@@ -1,8 +1,11 @@
 import amqp, { type ChannelModel, type ConfirmChannel } from 'amqplib';
+import { currentTime } from '../services/clock.ts';
 import type { Logger } from '../services/logger.ts';
 import { pause, withDeadline } from '../services/service.ts';
 import type { Broker } from './broker.ts';
+import { opened } from './deadline.ts';
 import { BrokerUnavailable } from './gateway.ts';
+import { HEADERS } from './incoming.ts';
 
 export interface Message {
   exchange: string;
@@ -18,7 +21,13 @@ export class Unroutable extends Error {
   override name = 'Unroutable';
 }
 
-class Returned extends Error {}
+class Returned extends Error {
+  override message = 'no queue took a message';
+}
+/** The broker has refused it (`basic.nack`): a queue is full, or could not write it. Some of several queues may have it. */
+class Refused extends Error {
+  override message = 'RabbitMQ refused a message';
+}
 class ChannelLost extends Error {
   /** It may have the message. */
   readonly sent: boolean;
@@ -28,16 +37,29 @@ class ChannelLost extends Error {
   }
 }
 
+/** A message that must not pass those before it that share a key with it. */
+export interface OrderedMessage extends Message {
+  /** What its order is kept by: its aggregate, an ordering key. Without any it is published at once. */
+  keys: string[];
+}
+
 /** A sequence of messages on one channel: open until `broken` says what ended it. */
-export interface Run {
-  channel?: Promise<ConfirmChannel>;
-  broken?: Error;
+export class Run {
+  channel: Promise<ConfirmChannel> | undefined;
+  broken: Error | undefined;
+  /** Of each key the message that was given last, while it is not confirmed. */
+  readonly unconfirmed = new Map<string, Promise<void>>();
 }
 
 const unroutable = (message: Message) => new Unroutable(`no queue takes ${message.type} from ${message.exchange}`);
 
+/** What amqplib calls back with when the broker refuses a message, and not when the channel closes (its channel.js). */
+const NACKED = 'message nacked';
+
 /** Bound of unconfirmed publishes per process: 1,000 outstanding reach 45,000/s on a quorum queue, more only queues up. */
 const MAX_IN_FLIGHT = 2000;
+/** And of their bodies, which lie in memory while the broker does not read: 64 MiB. A larger one goes alone. */
+const MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024;
 
 /**
  * Publishes with confirms: persistent, mandatory, many in flight on one channel.
@@ -46,8 +68,8 @@ const MAX_IN_FLIGHT = 2000;
  *
  * - A message counts as published when the broker confirmed it and did not return it. The broker confirms an
  *   unroutable message too; its `return` arrives first (RabbitMQ docs, "Confirms"), so returns are keyed by message id.
- * - When the channel closes under a publish its outcome is unknown: it is published again with the same id, and the
- *   consumer's inbox makes the second one harmless.
+ * - When the channel closes under a publish its outcome is unknown: it is published again with the same id and marked
+ *   as a repeat, and what the first one did is not done again.
  * - Where order counts, nothing is published again by itself: see `publishInOrder`.
  * - What is in flight is bounded; whoever comes over the bound waits, up to its deadline.
  */
@@ -59,7 +81,9 @@ export class Publisher {
   readonly #waiting: (() => void)[] = [];
   readonly #onOpen: (() => void)[] = [];
   #channel: ConfirmChannel | undefined;
+  #declaring: Promise<void> | undefined;
   #inFlight = 0;
+  #bytes = 0;
   #inOrder = 0;
 
   /** `declare` makes the topology anew when a message comes back unroutable. */
@@ -90,27 +114,32 @@ export class Publisher {
    * call may have got through), `Unroutable` when no queue takes it or it cannot be put on the wire.
    */
   async publish(message: Message, deadlineMs = 30_000): Promise<void> {
-    const end = Date.now() + deadlineMs;
-    await this.#slot(end);
+    const end = performance.now() + deadlineMs;
+    await this.#slot(end, message.body.length);
     let sent = false;
     let declared = false;
     try {
       for (let attempt = 0; ; attempt += 1) {
         const channel = await this.#ready(end);
-        if (attempt > 0 && Date.now() >= end) throw new BrokerUnavailable('RabbitMQ did not take the message in time');
+        if (attempt > 0 && performance.now() >= end)
+          throw new BrokerUnavailable('RabbitMQ did not take the message in time');
         try {
-          return await this.#once(channel, message, end);
+          // The broker may have it already: whoever gets the second one looks whether it is dealt with.
+          const again = { ...message, headers: { ...message.headers, [HEADERS.repeat]: true } };
+          return await this.#once(channel, sent ? again : message, end);
         } catch (error) {
           if (error instanceof Returned) {
             if (declared) throw unroutable(message);
             declared = await this.#declareBy(end);
             if (declared) continue;
+          } else if (error instanceof Refused) {
+            sent = true;
           } else if (error instanceof ChannelLost) {
             sent ||= error.sent;
             // A missing exchange closes the channel (404) each time: declare it before the next try.
             if (attempt > 0 && this.#broker.connected) await this.#declareBy(end);
           } else throw error;
-          await pause(Math.min(50 * 2 ** attempt, 1000, Math.max(0, end - Date.now())));
+          await pause(Math.min(50 * 2 ** attempt, 1000, Math.max(0, end - performance.now())));
         }
       }
     } catch (error) {
@@ -118,30 +147,48 @@ export class Publisher {
       throw error;
     } finally {
       this.#inFlight -= 1;
+      this.#bytes -= message.body.length;
       this.#waiting.shift()?.();
     }
   }
 
   /**
-   * Publishes messages that must arrive in their order, behind those that were given to the same run before: all on the
-   * run's one channel and each once. The first that fails breaks the run: what was not handed out by then never is, and
-   * its owner begins a new run with the first message that was not confirmed. A message's result rejects with
+   * Publishes messages behind those that were given to the same run before, so that those with a key in common arrive
+   * in their order: all on the run's one channel, each once, and of a key the next when the one before is confirmed,
+   * since a broker may refuse a single message and take those behind it. Different keys do not wait for each other.
+   *
+   * The first failure breaks the run: what was not handed out by then never is, and its owner begins a new run with what
+   * was not confirmed. `deadlineMs` counts for each message from when it is handed out. A message's result rejects with
    * `BrokerUnavailable`, or with `Unroutable` when no queue took it though everything is declared. How much is in flight
    * is for the owner to bound.
    */
-  async publishInOrder(messages: Message[], run: Run, deadlineMs: number): Promise<PromiseSettledResult<void>[]> {
-    const end = Date.now() + deadlineMs;
+  async publishInOrder(
+    messages: OrderedMessage[],
+    run: Run,
+    deadlineMs: number,
+  ): Promise<PromiseSettledResult<void>[]> {
     this.#inOrder += messages.length;
     try {
-      run.channel ??= this.#ready(end);
+      run.channel ??= this.#ready(performance.now() + deadlineMs);
       const channel = await run.channel.catch((error: Error) => {
         run.broken ??= error;
         return undefined;
       });
-      return await Promise.allSettled(messages.map((message) => this.#next(channel, message, run, end)));
+      return await Promise.allSettled(messages.map((message) => this.#inTurn(channel, message, run, deadlineMs)));
     } finally {
       this.#inOrder -= messages.length;
     }
+  }
+
+  #inTurn(channel: ConfirmChannel | undefined, message: OrderedMessage, run: Run, deadlineMs: number): Promise<void> {
+    const before = message.keys.flatMap((key) => run.unconfirmed.get(key) ?? []);
+    const next = () => this.#next(channel, message, run, performance.now() + deadlineMs);
+    // One that failed has broken the run, so whoever waited for it is told so.
+    const published = before.length > 0 ? Promise.allSettled(before).then(next) : next();
+    for (const key of message.keys) run.unconfirmed.set(key, published);
+    return published.then(() => {
+      for (const key of message.keys) if (run.unconfirmed.get(key) === published) run.unconfirmed.delete(key);
+    });
   }
 
   async #next(channel: ConfirmChannel | undefined, message: Message, run: Run, end: number): Promise<void> {
@@ -152,6 +199,7 @@ export class Publisher {
       });
     } catch (error) {
       if (error instanceof ChannelLost) throw new BrokerUnavailable('the channel to RabbitMQ was lost', error.sent);
+      if (error instanceof Refused) throw new BrokerUnavailable(error.message, true);
       if (!(error instanceof Returned)) throw error;
       if (await this.#declareBy(end)) throw unroutable(message);
       throw new BrokerUnavailable('the queues of RabbitMQ cannot be declared');
@@ -161,7 +209,11 @@ export class Publisher {
   /** Whether everything was declared; a broker that fails at it is like a channel that is lost. */
   async #declareBy(end: number): Promise<boolean> {
     try {
-      await withDeadline(this.#declare(), Math.max(0, end - Date.now()), 'declaring the queues');
+      // Of a whole batch that came back each message asks for it.
+      this.#declaring ??= this.#declare().finally(() => {
+        this.#declaring = undefined;
+      });
+      await withDeadline(this.#declaring, Math.max(0, end - performance.now()), 'declaring the queues');
       return true;
     } catch (error) {
       this.#log.debug({ error: (error as Error).message }, 'the queues cannot be declared');
@@ -169,18 +221,25 @@ export class Publisher {
     }
   }
 
-  async #slot(end: number): Promise<void> {
-    while (this.#inFlight >= MAX_IN_FLIGHT) {
-      await this.#until(this.#waiting, end, 'too many messages wait for the broker');
-    }
+  async #slot(end: number, bytes: number): Promise<void> {
+    while (!this.#fits(bytes)) await this.#until(this.#waiting, end, 'too many messages wait for the broker');
     this.#inFlight += 1;
+    this.#bytes += bytes;
+    // A large message that is over may have made room for several.
+    if (this.#fits(0)) this.#waiting.shift()?.();
+  }
+
+  #fits(bytes: number): boolean {
+    if (this.#inFlight === 0) return true;
+    return this.#inFlight < MAX_IN_FLIGHT && this.#bytes + bytes <= MAX_BYTES_IN_FLIGHT;
   }
 
   async #ready(end: number): Promise<ConfirmChannel> {
     while (!this.#channel || this.#broker.blockedBy) {
       if (this.#broker.blockedBy) {
-        if (Date.now() >= end) throw new BrokerUnavailable(`RabbitMQ blocks publishers: ${this.#broker.blockedBy}`);
-        await pause(Math.min(100, Math.max(1, end - Date.now())));
+        if (performance.now() >= end)
+          throw new BrokerUnavailable(`RabbitMQ blocks publishers: ${this.#broker.blockedBy}`);
+        await pause(Math.min(100, Math.max(1, end - performance.now())));
       } else {
         await this.#until(this.#onOpen, end, 'RabbitMQ is out of reach');
       }
@@ -199,7 +258,7 @@ export class Publisher {
           list.splice(list.indexOf(wake), 1);
           reject(new BrokerUnavailable(why));
         },
-        Math.max(0, end - Date.now()),
+        Math.max(0, end - performance.now()),
       );
       list.push(wake);
     });
@@ -215,7 +274,7 @@ export class Publisher {
       };
       const timer = setTimeout(
         () => reject(new BrokerUnavailable('RabbitMQ did not confirm in time', true)),
-        Math.max(0, end - Date.now()),
+        Math.max(0, end - performance.now()),
       );
       const options = {
         persistent: true,
@@ -223,14 +282,14 @@ export class Publisher {
         messageId: message.messageId,
         type: message.type,
         contentType: 'application/json',
-        timestamp: Math.floor(Date.now() / 1000),
+        timestamp: Math.floor(currentTime() / 1000),
         headers: message.headers,
       };
       try {
         channel.publish(message.exchange, message.routingKey, message.body, options, (error) => {
           // Without an answer amqplib calls back with an error when the channel closes: the outcome is unknown.
           const returned = this.#returned.delete(message.messageId);
-          if (error) reject(new ChannelLost(true));
+          if (error) reject(error.message === NACKED ? new Refused() : new ChannelLost(true));
           else if (returned) reject(new Returned());
           else {
             clearTimeout(timer);
@@ -246,15 +305,15 @@ export class Publisher {
   }
 
   async #open(model: ChannelModel): Promise<void> {
-    const channel = await model.createConfirmChannel();
+    const channel = await opened(model.createConfirmChannel(), (late) => late.close());
     channel.on('error', (error: Error) => this.#log.warn({ error: error.message }, 'the publisher channel failed'));
     channel.on('return', (message) => this.#returned.add(String(message.properties.messageId)));
     channel.on('close', () => {
       if (this.#channel !== channel) return;
       this.#dropChannel();
-      // Only the channel went, the connection stands: open another one there.
+      // Only the channel went, the connection stands: open another one there, or begin with a new connection.
       const current = this.#broker.model;
-      if (current) this.#open(current).catch(() => undefined);
+      if (current) this.#open(current).catch(() => current.close().catch(() => undefined));
     });
     this.#returned.clear();
     this.#channel = channel;

@@ -2,6 +2,7 @@ import type { Redis } from 'ioredis';
 import { sql } from 'kysely';
 import { newId } from '../domain/ids.ts';
 import type { Alarm, AlarmQueue } from '../domain/messages/emit.ts';
+import { currentTime } from '../services/clock.ts';
 import { type Database, iso } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
 import { pause, type Service, withDeadline } from '../services/service.ts';
@@ -78,7 +79,7 @@ export class Reconciler implements Service {
     const first = this.#known === undefined;
     const next = epoch ?? newId();
     const count = await this.#setAll();
-    await redis.set(key, next);
+    await withDeadline(redis.set(key, next), 2000, 'telling Redis its epoch');
     this.#known = `${runId}:${next}`;
     if (count > 0 || !first) this.#deps.log.info({ count, first }, 'alarms set again from the rows');
     return count;
@@ -93,7 +94,7 @@ export class Reconciler implements Service {
         where status = 'pending' and next_attempt_at < now() - ${OVERDUE}::interval and (lease_until is null or lease_until < now())
         order by next_attempt_at limit ${PAGE}`.execute(this.#deps.database.em.fork().getKysely());
       if (rows.length === 0) continue;
-      await this.#deps.alarms.set(rows.map((row) => alarmOf(queue, row)));
+      await this.#deps.alarms.ringNow(rows.map((row) => alarmOf(queue, row)));
       count += rows.length;
     }
     if (count > 0) this.#deps.log.info({ count }, 'alarms of overdue rows set again');
@@ -136,5 +137,5 @@ const alarmOf = (queue: AlarmQueue, row: Row): Alarm => ({
   id: row.id,
   attempt: row.attempts,
   generation: row.generation,
-  at: row.at ? Date.parse(iso(row.at)) : Date.now(),
+  at: row.at ? Date.parse(iso(row.at)) : currentTime(),
 });

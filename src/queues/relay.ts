@@ -1,10 +1,11 @@
 import { type Kysely, sql } from 'kysely';
 import type { Alarm } from '../domain/messages/emit.ts';
+import type { Envelope } from '../domain/messages/envelope.ts';
 import type { Database } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
 import { backoffMs, pause, type Service } from '../services/service.ts';
 import type { Alarms } from './alarms.ts';
-import { type Publisher, type Run, Unroutable } from './publisher.ts';
+import { type OrderedMessage, type Publisher, Run, Unroutable } from './publisher.ts';
 import { ORDERED_HEADER, type Topology } from './topology.ts';
 import type { Wake } from './wake.ts';
 
@@ -14,8 +15,6 @@ const RELAY_LOCK = 7_120_002;
 const POLL_MS = 100;
 /** Two batches of 500 reach 36 % of a bare confirmed publish, of 1,000 and overlapped more than half (November 2026). */
 const BATCH = 1000;
-/** Every so many batches from the lowest id on. */
-const RESTART = 20;
 
 interface Row {
   id: string;
@@ -25,19 +24,23 @@ interface Row {
   body: string;
 }
 
-/** What came of a batch: gone out, in order up to the first that did not; unpublishable; what held the rest up. */
+/** What came of a batch: gone out; unpublishable; what held the rest up. */
 interface Handed {
   done: string[];
   aside: { id: string; why: string }[];
   error?: Error;
 }
 
-async function nextRows(connection: Kysely<object>, transport: string, after: string): Promise<Row[]> {
+/**
+ * The first rows that are not under way. Always from the lowest id on: ids are taken before they are committed, so one may
+ * come late, and of its aggregate nothing later may go before it.
+ */
+async function nextRows(connection: Kysely<object>, transport: string, underWay: readonly Row[]): Promise<Row[]> {
   const { rows } = await sql<Row>`
     select id, target, routing_key, message_id, body from outbox
-    where transport = ${transport} and set_aside_at is null and id > ${after}::bigint order by id limit ${BATCH}`.execute(
-    connection,
-  );
+    where transport = ${transport} and set_aside_at is null
+      and not exists (select from unnest(${underWay.map(({ id }) => id)}::bigint[]) as u (id) where u.id = outbox.id)
+    order by id limit ${BATCH}`.execute(connection);
   return rows;
 }
 
@@ -46,9 +49,12 @@ async function nextRows(connection: Kysely<object>, transport: string, after: st
  *
  *   standby ──got the advisory lock──► leading ──connection lost, stop──► standby | stopped
  *
- * RabbitMQ rows go out strictly in id order with many confirms in flight on one channel. Only the confirmed head of a
- * batch is deleted: after a failure nothing behind it is handed out any more, and everything from it on is published
- * again on a new run, so order holds and the same id twice is the consumers' inbox to ignore. BullMQ rows have a lane of their own, so Redis away does not hold RabbitMQ up.
+ * RabbitMQ rows are handed out in id order with many confirms in flight on one channel, but of one aggregate (an event's
+ * `subject`) a row goes out only when the one before it is confirmed: the broker may refuse a single message and take
+ * those behind it, and what has gone out has gone out. Ids of one aggregate are in its order, since its row is locked
+ * before they are taken. After a failure nothing more is handed out; what is confirmed is deleted, and the rest is
+ * published again on a new run: the same id twice is the consumers' to ignore. BullMQ rows have a lane of their own, so
+ * Redis away does not hold RabbitMQ up.
  */
 export class Relay implements Service {
   readonly name = 'outbox relay';
@@ -65,8 +71,8 @@ export class Relay implements Service {
   #woken: (() => void)[] = [];
   #pending = false;
   #unsubscribe: (() => void) | undefined;
-  /** The row that no queue took when it was published last. */
-  #unroutable: string | undefined;
+  /** The rows that no queue took when they were published last. */
+  readonly #unroutable = new Set<string>();
   leading = false;
 
   constructor(deps: {
@@ -139,26 +145,33 @@ export class Relay implements Service {
    * in; when those tell of a failure both are begun again from the first row that is left.
    */
   async #lane(transport: 'rabbitmq' | 'bullmq', connection: Kysely<object>, stop: AbortSignal): Promise<void> {
-    let run: Run = {};
+    let run = new Run();
+    stop.addEventListener('abort', () => {
+      run.broken ??= new Error('the relay stops');
+    });
     let underWay: Promise<Handed> | undefined;
     const hand = (rows: Row[]) => {
-      if (!underWay) run = {}; // nothing is on its way that it could overtake
+      if (!underWay) run = new Run(); // nothing is on its way that it could overtake
       return transport === 'rabbitmq' ? this.#publish(rows, run) : this.#schedule(rows);
     };
-    let after = '0';
+    let handedOut: Row[] = [];
     let failures = 0;
-    for (let turn = 1; !stop.aborted; turn += 1) {
+    while (!stop.aborted) {
       this.#pending = false;
-      const rows = await nextRows(connection, transport, after);
+      const rows = await nextRows(connection, transport, handedOut);
       const next = rows.length > 0 ? hand(rows) : undefined;
       if (underWay) {
-        const error = await this.#settle(await underWay, connection);
+        const handed: Handed = await underWay;
+        const error = await this.#settle(handed, connection);
         underWay = undefined;
-        failures = error ? failures + 1 : 0;
-        if (error) {
-          if (failures === 1) this.#deps.log.warn({ error: error.message, transport }, 'the outbox waits');
-          await next;
-          after = '0';
+        if (!error) failures = 0;
+        else {
+          if (failures === 0 && !stop.aborted)
+            this.#deps.log.warn({ error: error.message, transport }, 'the outbox waits');
+          // Where some of it is dealt with, the broker is not away.
+          failures = handed.done.length + handed.aside.length > 0 ? 1 : failures + 1;
+          if (next) await this.#settle(await next, connection);
+          handedOut = [];
           await pause(backoffMs(failures, 50, 1000), stop);
           continue;
         }
@@ -167,13 +180,7 @@ export class Relay implements Service {
         continue;
       }
       underWay = next;
-      after = rows.at(-1)?.id ?? '0';
-      // Ids are taken before they are committed: one that comes late stands behind `after`, so now and then from the start.
-      if (turn % RESTART === 0 && underWay) {
-        await this.#settle(await underWay, connection);
-        underWay = undefined;
-        after = '0';
-      }
+      handedOut = rows;
     }
     if (underWay) await this.#settle(await underWay, connection);
   }
@@ -190,29 +197,47 @@ export class Relay implements Service {
   }
 
   async #publish(rows: Row[], run: Run): Promise<Handed> {
-    const messages = rows.map((row) => ({
-      exchange: row.target === 'audit' ? this.#deps.topology.audit : this.#deps.topology.events,
-      routingKey: row.routing_key,
-      body: Buffer.from(row.body),
-      messageId: row.message_id,
-      type: row.routing_key,
-      ...(keepsOrder(row) ? { headers: ORDERED_HEADER } : {}),
-    }));
-    const results = await this.#deps.publisher.publishInOrder(messages, run, 5000);
-    const done: string[] = [];
-    for (const [i, result] of results.entries()) {
-      const row = rows[i] as Row;
-      if (result.status === 'fulfilled') {
-        done.push(row.id);
-        continue;
+    const handed: Handed = { done: [], aside: [] };
+    const messages: OrderedMessage[] = [];
+    const ids: string[] = [];
+    for (const row of rows) {
+      try {
+        messages.push(this.#message(row));
+        ids.push(row.id);
+      } catch (error) {
+        handed.aside.push({ id: row.id, why: (error as Error).message });
       }
-      const error = result.reason as Error;
-      // Once may be a queue that was gone until just now; the same row twice is not.
-      const twice = error instanceof Unroutable && this.#unroutable === row.id;
-      this.#unroutable = error instanceof Unroutable ? row.id : undefined;
-      return twice ? { done, aside: [{ id: row.id, why: error.message }] } : { done, aside: [], error };
     }
-    return { done, aside: [] };
+    const results = await this.#deps.publisher.publishInOrder(messages, run, 5000);
+    for (const [i, result] of results.entries()) {
+      const id = ids[i] as string;
+      // Once may be a queue that was gone until just now; the same row twice is not.
+      const before = this.#unroutable.delete(id);
+      if (result.status === 'fulfilled') handed.done.push(id);
+      else if (result.reason instanceof Unroutable && before) handed.aside.push({ id, why: result.reason.message });
+      else {
+        if (result.reason instanceof Unroutable) this.#unroutable.add(id);
+        handed.error ??= run.broken ?? (result.reason as Error);
+      }
+    }
+    return handed;
+  }
+
+  /** An audit record has no order to keep: it says itself when it happened. Throws when the body is no JSON. */
+  #message({ target, routing_key, message_id, body }: Row): OrderedMessage {
+    const { topology } = this.#deps;
+    const message = { routingKey: routing_key, body: Buffer.from(body), messageId: message_id, type: routing_key };
+    if (target === 'audit') return { ...message, exchange: topology.audit, keys: [] };
+    const { subject, orderingkey } = JSON.parse(body) as Partial<Envelope>;
+    return {
+      ...message,
+      exchange: topology.events,
+      keys: [
+        ...(subject === undefined ? [] : [`subject ${subject}`]),
+        ...(orderingkey === undefined ? [] : [`key ${orderingkey}`]),
+      ],
+      ...(orderingkey === undefined ? {} : { headers: ORDERED_HEADER }),
+    };
   }
 
   async #schedule(rows: Row[]): Promise<Handed> {
@@ -250,9 +275,3 @@ export class Relay implements Service {
     });
   }
 }
-
-/** Few events have an ordering key, so most are told by a look at their text and are not parsed. */
-const keepsOrder = ({ target, body }: Row): boolean =>
-  target === 'events' &&
-  body.includes('"orderingkey"') &&
-  (JSON.parse(body) as { orderingkey?: string }).orderingkey !== undefined;

@@ -1,8 +1,15 @@
 import type { Channel } from 'amqplib';
 import type { Pool } from '../config.ts';
 
-/** The pools that take messages from RabbitMQ; `email` and `housekeeping` live on alarms and timers. */
-export const BROKER_POOLS = ['registration', 'kyc', 'fanout', 'audit', 'webhooks'] as const satisfies Pool[];
+/** The pools that take messages from RabbitMQ; `email` lives on alarms, and `housekeeping` on timers besides. */
+export const BROKER_POOLS = [
+  'registration',
+  'kyc',
+  'fanout',
+  'audit',
+  'webhooks',
+  'housekeeping',
+] as const satisfies Pool[];
 export type BrokerPool = (typeof BROKER_POOLS)[number];
 
 /** The retry ladder. One queue per tier with a queue-level TTL: a per-message TTL would block behind a longer one. */

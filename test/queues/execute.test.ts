@@ -5,6 +5,8 @@ import { OperationIds } from '../../src/domain/ids.ts';
 import { command } from '../../src/domain/messages/contracts.ts';
 import { ANONYMOUS, type RequestContext } from '../../src/domain/messages/envelope.ts';
 import { done, reject, retryIn } from '../../src/domain/messages/outcome.ts';
+import { findOperation } from '../../src/domain/operations/operations.ts';
+import { trail } from '../../src/domain/operations/trail.ts';
 import { defineWorker } from '../../src/queues/worker.ts';
 import { createHarness, eventually, type Harness } from '../harness.ts';
 
@@ -13,6 +15,8 @@ const refuseAll = command('test.refuse', z.strictObject({}));
 const flaky = command('test.flaky', z.strictObject({ failures: z.number().int() }));
 const broken = command('test.broken', z.strictObject({}));
 const patient = command('test.patient', z.strictObject({}));
+const followed = command('test.followed', z.strictObject({}));
+const seen = Promise.withResolvers<void>();
 
 let handled = 0;
 const workers = [
@@ -68,6 +72,18 @@ const workers = [
     retry: { attempts: 3, baseMs: 100, maxMs: 200 },
     timeoutMs: 5000,
     handle: async ({ attempt }) => (attempt === 1 ? retryIn(500, 'not yet') : done({ attempt })),
+  }),
+  defineWorker({
+    name: 'followed',
+    pool: 'registration',
+    takes: followed,
+    retry: { attempts: 3, baseMs: 100, maxMs: 200 },
+    timeoutMs: 60_000,
+    handle: async ({ attempt }) => {
+      if (attempt === 1) throw new Error('not yet');
+      await seen.promise;
+      return done({ attempt });
+    },
   }),
 ];
 
@@ -143,6 +159,35 @@ describe('the pipeline', () => {
     });
     expect(answer.operation).toMatchObject({ status: 'succeeded', result: { attempt: 2 } });
   });
+
+  it('shows a retry in the trail while it is under way, and how many there were after it', async () => {
+    const operationId = ids.issue();
+    await h.messaging.commands.send(followed, {}, contextFor(operationId), { operationId, waitMs: 0 });
+    const handledHop = async () => {
+      const fork = () => h.database.em.fork();
+      const row = await findOperation(fork(), operationId);
+      const { hops } = await trail(fork, {
+        correlationId: operationId,
+        operation: { id: operationId, row },
+        full: true,
+      });
+      return hops.find(({ kind }) => kind === 'command.handled');
+    };
+    expect(await eventually(handledHop, 'the first attempt is noted', 30_000)).toMatchObject({
+      status: 'running',
+      detail: { attempts: 1 },
+    });
+    seen.resolve();
+    const ended = await eventually(
+      async () => {
+        const hop = await handledHop();
+        return hop?.status === 'running' ? undefined : hop;
+      },
+      'it ends',
+      60_000,
+    );
+    expect(ended).toMatchObject({ status: 'succeeded', detail: { attempts: 2 } });
+  }, 120_000);
 
   it('buries what fails for good, and fails its operation', async () => {
     const operationId = ids.issue();

@@ -9,6 +9,7 @@ import { Batcher } from '../../src/queues/batch.ts';
 import type { Incoming } from '../../src/queues/consumer.ts';
 import { Detour } from '../../src/queues/detour.ts';
 import { execute } from '../../src/queues/execute.ts';
+import { Group } from '../../src/queues/group.ts';
 import { HEADERS } from '../../src/queues/incoming.ts';
 import {
   defineAlarmWorker,
@@ -94,6 +95,7 @@ async function through(worker: MessageWorker, message: Incoming): Promise<string
   let measured = '';
   await execute(message, {
     database: h.database,
+    group: new Group({ database: h.database, wake: () => undefined, log: h.log }),
     detour: detour(),
     workers: new Map([[worker.takes.type, worker]]),
     notify: () => undefined,

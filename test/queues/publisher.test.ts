@@ -3,11 +3,15 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { z } from 'zod';
 import { event } from '../../src/domain/messages/contracts.ts';
 import { SYSTEM } from '../../src/domain/messages/envelope.ts';
+import { Alarms } from '../../src/queues/alarms.ts';
 import { Broker } from '../../src/queues/broker.ts';
 import { Consumer } from '../../src/queues/consumer.ts';
 import { BrokerUnavailable } from '../../src/queues/gateway.ts';
-import { type Message, Publisher, type Run, Unroutable } from '../../src/queues/publisher.ts';
+import { HEADERS } from '../../src/queues/incoming.ts';
+import { type OrderedMessage, Publisher, Run, Unroutable } from '../../src/queues/publisher.ts';
 import { Relay } from '../../src/queues/relay.ts';
+import { TIERS, tierFor } from '../../src/queues/topology.ts';
+import { connectSoon, createRedis } from '../../src/services/redis.ts';
 import { createHarness, eventually, type Harness } from '../harness.ts';
 import { createProxy, type Proxied } from './proxy.ts';
 
@@ -33,12 +37,13 @@ afterEach(async () => {
   await proxy.close();
 });
 
-const message = (messageId: string, exchange = h.messaging.topology.deliveries): Message => ({
+const message = (messageId: string, exchange = h.messaging.topology.deliveries, key?: string): OrderedMessage => ({
   exchange,
   routingKey: '',
   body: Buffer.from('{}'),
   messageId,
   type: 'test',
+  keys: key === undefined ? [] : [key],
 });
 /** Takes everything out of a queue: the message ids in their order. */
 async function drain(queue: string): Promise<string[]> {
@@ -76,6 +81,24 @@ describe('publishing', () => {
     expect((unsent as BrokerUnavailable).sent).toBe(false);
   });
 
+  it('marks what it publishes again, since the broker may have it already', async () => {
+    proxy.mute();
+    const published = publisher.publish(message('twice'));
+    await eventually(() => proxy.held() > 0, 'the broker has answered');
+    proxy.cut();
+    proxy.open();
+    await published;
+    const channel = await h.messaging.publisherBroker.model?.createChannel();
+    const queue = h.messaging.topology.queue('webhooks');
+    const copies = [await channel?.get(queue, { noAck: true }), await channel?.get(queue, { noAck: true })];
+    await channel?.close();
+    expect(copies).toMatchObject([
+      { properties: { messageId: 'twice', headers: {} } },
+      { properties: { messageId: 'twice', headers: { [HEADERS.repeat]: true } } },
+    ]);
+    expect((copies[0] || undefined)?.properties.headers).not.toHaveProperty(HEADERS.repeat);
+  });
+
   it.each([
     ['fails', () => Promise.reject(new Error('PRECONDITION_FAILED'))],
     ['hangs', () => new Promise<void>(() => undefined)],
@@ -101,9 +124,75 @@ describe('publishing', () => {
   });
 });
 
+describe('a broker that does not keep up', () => {
+  const many = (count: number, body: Buffer, deadlineMs: number) =>
+    Array.from({ length: count }, (_, n) => failure(publisher.publish({ ...message(`slow-${n}`), body }, deadlineMs)));
+
+  it.each([
+    ['2,000 messages', 2000, Buffer.from('{}')],
+    ['64 MiB', 128, Buffer.alloc(512 * 1024, ' ')],
+  ])(
+    'has %s unconfirmed at most; what comes over it waits, and says that it never left',
+    async (_, count, body) => {
+      proxy.mute();
+      const sent = many(count, body, 60_000);
+      await eventually(() => publisher.inFlight === count, 'the bound is reached');
+      const over = (await Promise.all(many(20, body, 300))) as BrokerUnavailable[];
+      expect(publisher.inFlight).toBe(count);
+      for (const error of over)
+        expect(error).toMatchObject({ sent: false, message: 'too many messages wait for the broker' });
+      // What waits goes out as soon as there is room.
+      const patient = publisher.publish(message('patient'), 60_000);
+      proxy.cut();
+      proxy.open();
+      await patient;
+      expect(new Set(await Promise.all(sent))).toEqual(new Set(['published']));
+      await drain(h.messaging.topology.queue('webhooks'));
+    },
+    120_000,
+  );
+
+  it('is not ready while it is away or blocks publishers, and a publish fails by its deadline', async () => {
+    expect(publisher.ready).toBe(true);
+    broker.model?.emit('blocked', 'low on memory');
+    expect(publisher.ready).toBe(false);
+    const blocked = await failure(publisher.publish(message('blocked'), 200));
+    expect(blocked).toMatchObject({
+      name: 'BrokerUnavailable',
+      sent: false,
+      message: 'RabbitMQ blocks publishers: low on memory',
+    });
+    const waiting = publisher.publish(message('later'), 30_000);
+    broker.model?.emit('unblocked');
+    await waiting;
+    expect(await drain(h.messaging.topology.queue('webhooks'))).toEqual(['later']);
+    proxy.cut();
+    await eventually(() => !publisher.ready, 'it is away');
+    expect(await failure(publisher.publish(message('away'), 200))).toBeInstanceOf(BrokerUnavailable);
+  });
+
+  it('makes setting alarms fail at once while Redis is away', async () => {
+    const away = createRedis('redis://127.0.0.1:1', 'fast', h.log, 'away');
+    connectSoon(away);
+    const alarms = new Alarms(away, 'away');
+    const set = () => alarms.set([{ queue: 'email', id: 'x', attempt: 1, generation: 1, at: Date.now() }]);
+    // One after the other: at the 5 s that a server may take to answer, twenty would be far beyond this test's time.
+    for (let n = 0; n < 20; n += 1) await expect(set()).rejects.toThrow(/Redis/);
+    await alarms.close();
+    away.disconnect();
+  }, 30_000);
+});
+
+it('a tier of the retry ladder is never shorter than asked for, and now and then the next one', () => {
+  for (const { ms } of TIERS) expect(tierFor(ms, 1).ms).toBe(ms);
+  expect(tierFor(1001, 1).ms).toBe(5000);
+  expect(tierFor(3_600_000, 1).ms).toBe(300_000);
+  expect([tierFor(1000, 0).ms, tierFor(5000, 0).ms, tierFor(30_000, 0).ms]).toEqual([5000, 30_000, 30_000]);
+});
+
 describe('publishing in order', () => {
   it('hands out nothing behind a message that failed, nor any message twice', async () => {
-    const run: Run = {};
+    const run = new Run();
     proxy.mute();
     const first = publisher.publishInOrder([message('1'), message('2')], run, 3000);
     const second = publisher.publishInOrder([message('3')], run, 3000);
@@ -116,7 +205,7 @@ describe('publishing in order', () => {
     await eventually(() => publisher.ready, 'another channel');
     const [third] = await publisher.publishInOrder([message('4')], run, 3000);
     expect(third).toMatchObject({ status: 'rejected', reason: expect.any(BrokerUnavailable) });
-    const [again] = await publisher.publishInOrder([message('1')], {}, 3000);
+    const [again] = await publisher.publishInOrder([message('1')], new Run(), 3000);
     expect(again?.status).toBe('fulfilled');
     const arrived = await drain(h.messaging.topology.queue('webhooks'));
     expect(arrived.at(-1)).toBe('1');
