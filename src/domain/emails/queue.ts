@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import type { Keyring } from '../../services/keyring.ts';
 import { newId } from '../ids.ts';
 import type { Unit } from '../messages/emit.ts';
@@ -26,6 +27,6 @@ export async function queueEmail(unit: Unit, mail: QueuedMail, keyring: Keyring)
     values (${id}, ${mail.userId}, ${mail.to}, ${mail.template}, ${subject}, ${sealed}, 'pending', now(), ${`<${id}@waybill>`}, ${unit.emit.context.correlationId})`.execute(
     unit.em.getKysely(),
   );
-  unit.emit.alarm({ queue: 'email', id, attempt: 0, generation: 0, at: Date.now() });
+  unit.emit.alarm({ queue: 'email', id, attempt: 0, generation: 0, at: currentTime() });
   return id;
 }

@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import type { Unit } from '../messages/emit.ts';
 import { refuse } from '../problem.ts';
 import { EMAIL_COLUMNS, type EmailRecord, type EmailRow, emailRecord } from './list.ts';
@@ -22,6 +23,6 @@ export async function resendEmail(unit: Unit, id: string): Promise<EmailRecord> 
   const row = updated.rows[0];
   if (!row) throw new Error('a locked row is gone');
   unit.emit.audit({ action: 'email.retried', targets: [{ type: 'email', id }] });
-  unit.emit.alarm({ queue: 'email', id, attempt: 0, generation: row.generation, at: Date.now() });
+  unit.emit.alarm({ queue: 'email', id, attempt: 0, generation: row.generation, at: currentTime() });
   return emailRecord(row);
 }

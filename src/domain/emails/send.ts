@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import { z } from 'zod';
+import { currentTime } from '../../services/clock.ts';
 import { type Database, isTransient } from '../../services/database.ts';
 import { type Keyring, SealError } from '../../services/keyring.ts';
 import { type Logger, scrub } from '../../services/logger.ts';
@@ -81,7 +82,7 @@ async function rearm(deps: SendDeps, id: string): Promise<SendResult> {
   if (!row) return 'idle';
   // Rounded up to a second, which also is the generation: alarms that wait for the same moment become one job, and
   // none has the id of the job that is running now, for which the queue would ignore it.
-  const at = Math.ceil((Date.now() + Math.max(0, Number(row.wait_ms)) + 1) / 1000) * 1000;
+  const at = Math.ceil((currentTime() + Math.max(0, Number(row.wait_ms)) + 1) / 1000) * 1000;
   await deps.transact(contextOf(id, row.correlation_id), async ({ emit }) => {
     emit.alarm({ queue: 'email', id, attempt: row.attempts, generation: at / 1000, at });
   });
@@ -169,20 +170,20 @@ async function recordRetry({ em, emit }: Unit, row: Claimed, error: string, dela
     id: row.id,
     attempt: next.attempts,
     generation: next.generation,
-    at: Date.now() + delay,
+    at: currentTime() + delay,
   });
   return 'retrying';
 }
 
 /** Goes on through a restart of PostgreSQL: what was sent but not recorded would be sent again. */
 async function untilRecorded<T>(log: Logger, work: () => Promise<T>): Promise<T> {
-  const end = Date.now() + RECORD_GRACE_MS;
+  const end = performance.now() + RECORD_GRACE_MS;
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await work();
     } catch (error) {
       const wait = backoffMs(attempt, 100, 1000);
-      if (!isTransient(error) || Date.now() + wait > end) throw error;
+      if (!isTransient(error) || performance.now() + wait > end) throw error;
       log.warn({ error: String(error) }, 'the result of an e-mail could not be recorded yet');
       await pause(wait);
     }

@@ -103,6 +103,15 @@ export const TEMPLATES = {
     subject: 'Two-step sign-in is off',
     body: [greeting, 'Signing in to your account needs your password only from now on.', notYou],
   },
+  'second-factor-reset': {
+    variables: ['full_name'],
+    subject: 'Two-step sign-in was turned off for you',
+    body: [
+      greeting,
+      'An administrator turned two-step sign-in off for your account, as its owner had asked. You were signed out everywhere; signing in needs your password only.',
+      'Turn it on again when you have signed in. If you did not ask for this, tell whoever runs this service at once.',
+    ],
+  },
   'session-reuse': {
     variables: ['full_name'],
     subject: 'We signed you out of a session',

@@ -1,5 +1,6 @@
 import { errors, jwtVerify, SignJWT } from 'jose';
 import type { Config } from '../../config.ts';
+import { currentTime } from '../../services/clock.ts';
 import { isUuid, newId } from '../ids.ts';
 import type { Role } from '../users/entities.ts';
 import { SIGNING_ALGORITHM, type SigningKeys } from './signing-keys.ts';
@@ -44,14 +45,15 @@ export class AccessTokens {
 
   async issue(grant: Grant): Promise<string> {
     const { kid, key } = await this.#keys.current();
+    const issuedAt = Math.floor(currentTime() / 1000);
     return new SignJWT({ sid: grant.sessionId, role: grant.role, amr: grant.amr ?? ['pwd'] })
       .setProtectedHeader({ alg: SIGNING_ALGORITHM, typ: TYPE, kid })
       .setIssuer(this.#jwt.issuer)
       .setAudience(this.#jwt.audience)
       .setSubject(grant.userId)
       .setJti(newId())
-      .setIssuedAt()
-      .setExpirationTime(`${ACCESS_TOKEN_SECONDS}s`)
+      .setIssuedAt(issuedAt)
+      .setExpirationTime(issuedAt + ACCESS_TOKEN_SECONDS)
       .sign(key);
   }
 
@@ -84,6 +86,7 @@ export class AccessTokens {
           typ: TYPE,
           issuer: this.#jwt.issuer,
           audience: this.#jwt.audience,
+          currentDate: new Date(currentTime()),
           requiredClaims: ['sub', 'sid', 'exp', 'iat', 'jti'],
         },
       );

@@ -1,9 +1,10 @@
 /**
  * Who sends a request. A token's signature is checked once and remembered for as long as the token lives. Its session is
- * remembered under the revision of sessions, which every revocation, change of role and disabled account moves; without
- * a revision to watch it is looked up on every request.
+ * remembered under the revision of sessions, which every revocation, change of role, disabled account and second factor
+ * turned on or off moves; without a revision to watch it is looked up on every request.
  */
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import { type Database, iso } from '../../services/database.ts';
 import type { Role } from '../users/entities.ts';
 import type { AccessClaims, AccessTokens } from './access-token.ts';
@@ -13,6 +14,8 @@ export interface Authenticated {
   userId: string;
   sessionId: string;
   role: Role;
+  /** The role needs a second factor and none is on: the session is good for turning one on, and for nothing else. */
+  mustEnrol?: boolean;
 }
 
 const REMEMBERED = 5000;
@@ -23,6 +26,8 @@ export type Authenticate = (token: string) => Promise<Authenticated | undefined>
 export function createAuthenticate(deps: {
   database: Database;
   accessTokens: AccessTokens;
+  /** Roles that need a second factor. */
+  secondFactorRequired?: readonly Role[];
   sessions?: { current(): Promise<string> };
 }): Authenticate {
   let remembered = { revision: '', sessions: new Map<string, Remembered>() };
@@ -31,7 +36,7 @@ export function createAuthenticate(deps: {
   async function claimsOf(token: string): Promise<AccessClaims | undefined> {
     const known = verified.get(token);
     if (known) {
-      if (known.expiresAt > Date.now() / 1000) return known;
+      if (known.expiresAt > currentTime() / 1000) return known;
       verified.delete(token);
       return undefined;
     }
@@ -46,13 +51,15 @@ export function createAuthenticate(deps: {
   }
 
   async function lookUp(claims: AccessClaims): Promise<Remembered | undefined> {
-    const { rows } = await sql<{ role: Role; expires_at: string }>`
-      select u.role, s.expires_at from sessions s join users u on u.id = s.user_id
+    const { rows } = await sql<{ role: Role; mfa: boolean; expires_at: string }>`
+      select u.role, u.totp_enabled_at is not null as mfa, s.expires_at from sessions s join users u on u.id = s.user_id
       where s.id = ${claims.sessionId} and s.user_id = ${claims.userId} and s.revoked_at is null
         and s.expires_at > now() and u.is_active and u.deleted_at is null`.execute(deps.database.em.fork().getKysely());
     const row = rows[0];
-    const who = row && { userId: claims.userId, sessionId: claims.sessionId, role: row.role };
-    return who && { who, expiresAt: Date.parse(iso(row.expires_at)) };
+    if (!row) return undefined;
+    const mustEnrol = !row.mfa && (deps.secondFactorRequired?.includes(row.role) ?? false);
+    const who = { userId: claims.userId, sessionId: claims.sessionId, role: row.role, mustEnrol };
+    return { who, expiresAt: Date.parse(iso(row.expires_at)) };
   }
 
   return async (token) => {
@@ -64,7 +71,7 @@ export function createAuthenticate(deps: {
     // A look-up that ends after the revision has moved on is put into the memory that was dropped with the old one.
     const { sessions } = remembered;
     const known = sessions.get(claims.sessionId);
-    if (known && known.who.userId === claims.userId) return known.expiresAt > Date.now() ? known.who : undefined;
+    if (known && known.who.userId === claims.userId) return known.expiresAt > currentTime() ? known.who : undefined;
     const found = await lookUp(claims);
     if (found && sessions.size < REMEMBERED) sessions.set(claims.sessionId, found);
     return found?.who;

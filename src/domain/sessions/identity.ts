@@ -18,7 +18,7 @@ export interface Identity {
 export function createIdentity(deps: {
   database: Database;
   keyring: Keyring;
-  config: Pick<Config, 'argon2' | 'jwt'>;
+  config: Pick<Config, 'argon2' | 'jwt' | 'secondFactorRequired'>;
 }): Identity {
   const signingKeys = new SigningKeys(deps.database, deps.keyring);
   const accessTokens = new AccessTokens(signingKeys, deps.config.jwt);
@@ -26,6 +26,10 @@ export function createIdentity(deps: {
     passwords: new PasswordHasher(deps.config.argon2),
     signingKeys,
     accessTokens,
-    authenticate: createAuthenticate({ database: deps.database, accessTokens }),
+    authenticate: createAuthenticate({
+      database: deps.database,
+      accessTokens,
+      secondFactorRequired: deps.config.secondFactorRequired,
+    }),
   };
 }

@@ -1,5 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import type { Keyring } from '../../services/keyring.ts';
 import type { Transact, Unit } from '../messages/emit.ts';
 import type { RequestContext } from '../messages/envelope.ts';
@@ -107,7 +108,11 @@ async function endReused(unit: Unit, keyring: Keyring, session: SessionState): P
   const ended = await revokeSessions(unit, session.user_id, 'reuse_detected', { only: session.id });
   if (ended.length === 0) return;
   const sequence = await advanceVersion(unit.em, session.user_id);
-  const detected = { session_id: session.id, user_id: session.user_id, detected_at: new Date().toISOString() };
+  const detected = {
+    session_id: session.id,
+    user_id: session.user_id,
+    detected_at: new Date(currentTime()).toISOString(),
+  };
   unit.emit.event(sessionReuseDetected, detected, { subject: session.user_id, sequence });
   unit.emit.audit({
     action: 'session.reuse_detected',

@@ -1,10 +1,11 @@
 /**
  * Sign-in locks, one per address and one per network. A key is free (fewer failures than its limit, or its lock has run
- * out) or locked until a time. Every attempt is counted as a failure before the password is looked at and taken back
- * when it was right, so a burst of guesses at once gets no more tries than one after the other. At the limit a key is
- * locked for 30 s, and for twice as long with each further failure, up to 15 minutes. A key is forgotten 24 hours after
- * its last failure; an address also when its owner signs in or resets the password. What was counted under the
- * previous SECRETS_KEY is carried over by the next attempt.
+ * out) or locked until a time. What an attempt came to is told only in the transaction that finds both keys free and, when
+ * the password was wrong, counts it. So attempts take effect one after the other however they arrive: a burst of guesses
+ * learns no more than single ones would, right passwords at once all sign in, and what is under way counts for nothing.
+ * At the limit a key is locked for 30 s, and for twice as long with each further failure, up to 15 minutes. A key is
+ * forgotten 24 hours after its last failure; an address also when its owner signs in or resets the password. What was
+ * counted under the previous SECRETS_KEY is carried over by the next failure, and holds until then.
  */
 import { createHmac } from 'node:crypto';
 import ipaddr from 'ipaddr.js';
@@ -42,31 +43,56 @@ export const accountKey = (keyring: Keyring, email: string): Buffer => keyOf(key
 
 export const networkKey = (keyring: Keyring, ip: string): Buffer => keyOf(keyring, networkName(ip));
 
-/** What one attempt was counted under. */
-export interface CountedAttempt {
-  account: Buffer;
-  network: Buffer | undefined;
+/** Whose attempt it is: the address as it was given, and where from. */
+export interface Attempt {
+  email: string;
+  ip: string | undefined;
+}
+
+/** Every key that can lock an attempt: those of today and of the previous SECRETS_KEY. */
+function keysOf(keyring: Keyring, { email, ip }: Attempt): Buffer[] {
+  const names = [accountName(email), ...(ip ? [networkName(ip)] : [])];
+  return names.flatMap((name) => [keyOf(keyring, name), ...previousKeysOf(keyring, name)]);
 }
 
 /**
- * Counts an attempt. Refuses RATE_LIMIT_EXCEEDED with `retry_after` when one of its keys is locked; the transaction is
+ * Refuses RATE_LIMIT_EXCEEDED with `retry_after` while the address or the network is locked. A look before costly work;
+ * `admitAttempt` or `countFailure` decides.
+ */
+export async function refuseLocked(em: EntityManager, keyring: Keyring, attempt: Attempt): Promise<void> {
+  const { rows } = await sql<{ seconds: number | null }>`
+    select ceil(extract(epoch from max(locked_until) - clock_timestamp()))::int as seconds from signin_locks
+    where key in (${sql.join(keysOf(keyring, attempt))}) and locked_until > clock_timestamp()`.execute(em.getKysely());
+  const seconds = rows[0]?.seconds;
+  if (seconds) locked(seconds);
+}
+
+const locked = (seconds: number): never =>
+  refuse('RATE_LIMIT_EXCEEDED', 'too many failed sign-ins; wait, or reset your password', {
+    retry_after: Math.max(1, seconds),
+  });
+
+/**
+ * What is told of a right password is told after this: it waits for a failure of the address that is being counted, and
+ * refuses like `refuseLocked`.
+ */
+export async function admitAttempt(em: EntityManager, keyring: Keyring, attempt: Attempt): Promise<void> {
+  const keys = keysOf(keyring, { email: attempt.email, ip: undefined });
+  // Today's key last, as `carryOver` does.
+  await sql`
+    select 1 from signin_locks where key in (${sql.join(keys)})
+    order by key = ${accountKey(keyring, attempt.email)} for update`.execute(em.getKysely());
+  await refuseLocked(em, keyring, attempt);
+}
+
+/**
+ * Counts a failure. Refuses RATE_LIMIT_EXCEEDED with `retry_after` when one of its keys is locked; the transaction is
  * then rolled back, so what is locked does not grow by being asked.
  */
-export async function countAttempt(
-  em: EntityManager,
-  keyring: Keyring,
-  who: { email: string; ip: string | undefined },
-): Promise<CountedAttempt> {
-  const network = who.ip ? networkKey(keyring, who.ip) : undefined;
-  const account = accountKey(keyring, who.email);
-  // Always the network first: two attempts never wait for each other crosswise.
-  if (network && who.ip) {
-    await carryOver(em, previousKeysOf(keyring, networkName(who.ip)), network);
-    await countOne(em, network, NETWORK_FAILURES);
-  }
-  await carryOver(em, previousKeysOf(keyring, accountName(who.email)), account);
-  await countOne(em, account, ACCOUNT_FAILURES);
-  return { account, network };
+export async function countFailure(em: EntityManager, keyring: Keyring, attempt: Attempt): Promise<void> {
+  // Always the address first, as `admitAttempt` does: two attempts never wait for each other crosswise.
+  await countOne(em, keyring, accountName(attempt.email), ACCOUNT_FAILURES);
+  if (attempt.ip) await countOne(em, keyring, networkName(attempt.ip), NETWORK_FAILURES);
 }
 
 /** Adds what was counted under the keys of before, so that a rotation gives nobody a fresh set of guesses. */
@@ -83,7 +109,9 @@ async function carryOver(em: EntityManager, from: Buffer[], to: Buffer): Promise
   }
 }
 
-async function countOne(em: EntityManager, key: Buffer, limit: number): Promise<void> {
+async function countOne(em: EntityManager, keyring: Keyring, name: string, limit: number): Promise<void> {
+  const key = keyOf(keyring, name);
+  await carryOver(em, previousKeysOf(keyring, name), key);
   const failures = sql`case when l.last_failure_at < now() - interval '24 hours' then 1 else l.failures + 1 end`;
   const { rows } = await sql`
     insert into signin_locks as l (key, failures, last_failure_at) values (${key}, 1, clock_timestamp())
@@ -93,36 +121,25 @@ async function countOne(em: EntityManager, key: Buffer, limit: number): Promise<
     where l.locked_until is null or l.locked_until <= clock_timestamp()
     returning key`.execute(em.getKysely());
   if (rows.length > 0) return;
-  const locked = await sql<{ seconds: number }>`
-    select greatest(1, ceil(extract(epoch from locked_until - clock_timestamp())))::int as seconds
+  const held = await sql<{ seconds: number }>`
+    select ceil(extract(epoch from locked_until - clock_timestamp()))::int as seconds
     from signin_locks where key = ${key}`.execute(em.getKysely());
-  refuse('RATE_LIMIT_EXCEEDED', 'too many failed sign-ins; wait, or reset your password', {
-    retry_after: locked.rows[0]?.seconds ?? 1,
-  });
+  locked(held.rows[0]?.seconds ?? 1);
 }
 
-/** The password was right: the address is free again. The network only gets its attempt back, or one account of one's own would buy any number of guesses at others. */
-export async function settleAttempt(em: EntityManager, attempt: CountedAttempt): Promise<void> {
-  await takeBack(em, attempt.network, NETWORK_FAILURES);
-  await sql`delete from signin_locks where key = ${attempt.account}`.execute(em.getKysely());
-}
-
-/** No password was looked at: both keys get their attempt back. */
-export async function cancelAttempt(em: EntityManager, attempt: CountedAttempt): Promise<void> {
-  await takeBack(em, attempt.network, NETWORK_FAILURES);
-  await takeBack(em, attempt.account, ACCOUNT_FAILURES);
-}
-
-async function takeBack(em: EntityManager, key: Buffer | undefined, limit: number): Promise<void> {
-  if (!key) return;
-  await sql`
-    update signin_locks set failures = greatest(0, failures - 1),
-      locked_until = case when failures - 1 < ${limit} then null else locked_until end
-    where key = ${key}`.execute(em.getKysely());
-}
-
-/** The owner chose a new password: whatever was guessed before does not count any more. */
-export async function forgetAccountLock(em: EntityManager, keyring: Keyring, email: string): Promise<void> {
+/**
+ * The owner chose a new password or showed the present one: whatever was guessed before does not count any more. What
+ * the network failed at does, or one account of one's own would buy any number of guesses at others. Returns what is
+ * forgotten.
+ */
+export async function forgetAccountLock(
+  em: EntityManager,
+  keyring: Keyring,
+  email: string,
+): Promise<{ failures: number; locked: boolean }> {
   const keys = [accountKey(keyring, email), ...previousKeysOf(keyring, accountName(email))];
-  await sql`delete from signin_locks where key in (${sql.join(keys)})`.execute(em.getKysely());
+  const { rows } = await sql<{ failures: number; locked: boolean }>`
+    delete from signin_locks where key in (${sql.join(keys)})
+    returning failures, coalesce(locked_until > clock_timestamp(), false) as locked`.execute(em.getKysely());
+  return { failures: rows.reduce((sum, row) => sum + row.failures, 0), locked: rows.some((row) => row.locked) };
 }

@@ -12,7 +12,14 @@ import { advanceVersion, findUserByEmail, type UserRow, userColumns } from '../u
 import type { AccessTokens, Grant, TokenPair } from './access-token.ts';
 import { isNewDevice } from './devices.ts';
 import { clientOf, openSession } from './sessions.ts';
-import { accountKey, type CountedAttempt, cancelAttempt, countAttempt, settleAttempt } from './signin-locks.ts';
+import {
+  type Attempt,
+  accountKey,
+  admitAttempt,
+  countFailure,
+  forgetAccountLock,
+  refuseLocked,
+} from './signin-locks.ts';
 
 export interface SignInDeps {
   /** Reads outside of the transactions. */
@@ -30,30 +37,29 @@ const AMR: Record<CodeKind, string[]> = { totp: ['pwd', 'otp', 'mfa'], recovery:
 
 type SignInOutcome =
   | { opened: Grant & { refreshToken: string } }
-  | { refused: 'changed' | 'code_needed' | 'wrong_code' | 'not_verified' | 'inactive'; until?: string | null };
+  | {
+      refused: 'wrong' | 'changed' | 'code_needed' | 'wrong_code' | 'not_verified' | 'inactive';
+      until?: string | null;
+    };
 
 /**
  * Signs in with an address and a password and opens a session. Refuses UNAUTHORIZED alike, and after as long, for an
  * address nobody has and a wrong password, and (`mfa_required` in the details) without a good code when the second
  * factor is on; FORBIDDEN for an account that is not verified or not active, to whoever knows the password;
- * RATE_LIMIT_EXCEEDED with `retry_after` while the address or the network is locked. The lock is taken and given back in
- * short transactions; the password is checked between them. An account disabled until a time that has come is enabled.
+ * RATE_LIMIT_EXCEEDED with `retry_after` while the address or the network is locked, also when that came about while the
+ * password was checked. An account disabled until a time that has come is enabled.
  */
 export async function signIn(
   deps: SignInDeps,
   context: RequestContext,
   input: { email: string; password: string; code?: string | undefined },
 ): Promise<TokenPair> {
-  const attempt = await count(deps, context, input.email);
-  const user = await findUserByEmail(deps.em, input.email);
-  const { right, rehashed } = await check(deps, context, attempt, user, input.password);
-  if (!user || !right) {
-    await note(deps, context, input.email, user, user ? 'wrong_password' : 'unknown_address');
-    return refuse('UNAUTHORIZED', 'the e-mail address or the password is wrong');
-  }
-  const outcome = await deps.transact(context, (unit) => open(unit, deps, attempt, user, { ...input, rehashed }));
+  let outcome = await trySignIn(deps, context, input);
+  // Whoever signed in at the same moment may have had the password hashed anew.
+  if ('refused' in outcome && outcome.refused === 'changed') outcome = await trySignIn(deps, context, input);
   if ('opened' in outcome) return deps.accessTokens.pair(outcome.opened, outcome.opened.refreshToken);
   switch (outcome.refused) {
+    case 'wrong':
     case 'changed':
       return refuse('UNAUTHORIZED', 'the e-mail address or the password is wrong');
     case 'code_needed':
@@ -71,66 +77,83 @@ export async function signIn(
   }
 }
 
-/** What comes after the right password, in one transaction. A wrong code stays counted; asking for one does not count. */
+async function trySignIn(
+  deps: SignInDeps,
+  context: RequestContext,
+  input: { email: string; password: string; code?: string | undefined },
+): Promise<SignInOutcome> {
+  const attempt = { email: input.email, ip: context.ip };
+  try {
+    await refuseLocked(deps.em, deps.keyring, attempt);
+    const user = await findUserByEmail(deps.em, input.email);
+    const right = await deps.passwords.verify(user?.password_hash ?? null, input.password);
+    if (!user || !right) return await deps.transact(context, (unit) => fail(unit, deps.keyring, attempt, user));
+    const outcome = await deps.transact(context, (unit) => open(unit, deps, attempt, user, input.code));
+    if ('opened' in outcome) await rehash(deps, context, user, input.password);
+    return outcome;
+  } catch (error) {
+    if (error instanceof Refusal && error.problem.code === 'RATE_LIMIT_EXCEEDED')
+      await deps.transact(context, async (unit) => refused(unit, deps.keyring, input.email, undefined, 'locked'));
+    throw error;
+  }
+}
+
+/** What comes after the right password, in one transaction. A wrong code counts; asking for one does not. */
 async function open(
   unit: Unit,
   { keyring }: SignInDeps,
-  attempt: CountedAttempt,
+  attempt: Attempt,
   user: UserRow,
-  input: { email: string; code?: string | undefined; rehashed: string | undefined },
+  code: string | undefined,
 ): Promise<SignInOutcome> {
   const checked = await lockIfUnchanged(unit, user);
+  await admitAttempt(unit.em, keyring, attempt);
   if (!checked) return { refused: 'changed' };
   const is_active = checked.is_active || (await enableIfDue(unit, checked.id));
   if (!is_active || !checked.is_verified) {
-    await settleAttempt(unit.em, attempt);
+    await forgetAccountLock(unit.em, keyring, attempt.email);
     const why = is_active ? 'not_verified' : 'inactive';
-    refused(unit, keyring, input.email, checked, why);
+    refused(unit, keyring, attempt.email, checked, why);
     return { refused: why, until: isoOrNull(checked.disabled_until) };
   }
-  if (checked.mfa && input.code === undefined) {
-    await cancelAttempt(unit.em, attempt);
-    return { refused: 'code_needed' };
-  }
-  const kind = checked.mfa ? await useCode(unit.em, keyring, checked.id, input.code ?? '') : undefined;
+  if (checked.mfa && code === undefined) return { refused: 'code_needed' };
+  const kind = checked.mfa ? await useCode(unit.em, keyring, checked.id, code ?? '') : undefined;
   if (checked.mfa && !kind) {
-    refused(unit, keyring, input.email, checked, 'wrong_code');
+    await countFailure(unit.em, keyring, attempt);
+    refused(unit, keyring, attempt.email, checked, 'wrong_code');
     return { refused: 'wrong_code' };
   }
-  await settleAttempt(unit.em, attempt);
+  await forgetAccountLock(unit.em, keyring, attempt.email);
   const client = clientOf(unit);
   if (await isNewDevice(unit.em, checked.id, client)) await mailNewSignIn(unit, keyring, checked, client);
-  const version = await advance(unit, checked.id, input.rehashed);
+  const version = await advanceVersion(unit.em, checked.id);
   const amr = kind ? AMR[kind] : ['pwd'];
   const session = await openSession(unit, { id: checked.id, version }, amr);
   return { opened: { ...session, userId: checked.id, role: checked.role, amr } };
 }
 
-async function count(deps: SignInDeps, context: RequestContext, email: string): Promise<CountedAttempt> {
-  try {
-    return await deps.transact(context, (unit) => countAttempt(unit.em, deps.keyring, { email, ip: context.ip }));
-  } catch (error) {
-    if (error instanceof Refusal) await note(deps, context, email, undefined, 'locked');
-    throw error;
-  }
+async function fail(unit: Unit, keyring: Keyring, attempt: Attempt, user: UserRow | undefined): Promise<SignInOutcome> {
+  await countFailure(unit.em, keyring, attempt);
+  refused(unit, keyring, attempt.email, user, user ? 'wrong_password' : 'unknown_address');
+  return { refused: 'wrong' };
 }
 
-async function check(
-  deps: SignInDeps,
-  context: RequestContext,
-  attempt: CountedAttempt,
-  user: UserRow | undefined,
-  password: string,
-): Promise<{ right: boolean; rehashed: string | undefined }> {
-  try {
-    const hash = user?.password_hash ?? null;
-    const right = await deps.passwords.verify(hash, password);
-    const stale = right && hash !== null && deps.passwords.needsRehash(hash);
-    return { right, rehashed: stale ? await deps.passwords.hash(password) : undefined };
-  } catch (error) {
-    await deps.transact(context, (unit) => cancelAttempt(unit.em, attempt));
+/**
+ * Hashes a password again when the settings have changed since. Only after the sign-in, whose refusals would otherwise
+ * take longer for a right password. When all slots are taken it is left to the next sign-in.
+ */
+async function rehash(deps: SignInDeps, context: RequestContext, user: UserRow, password: string): Promise<void> {
+  if (user.password_hash === null || !deps.passwords.needsRehash(user.password_hash)) return;
+  const hash = await deps.passwords.hash(password).catch((error: unknown) => {
+    if (error instanceof Refusal) return undefined;
     throw error;
-  }
+  });
+  if (hash === undefined) return;
+  await deps.transact(context, (unit) =>
+    sql`update users set password_hash = ${hash} where id = ${user.id} and password_hash = ${user.password_hash}`.execute(
+      unit.em.getKysely(),
+    ),
+  );
 }
 
 /** Locks the account if it still has the password that was checked. */
@@ -142,12 +165,6 @@ async function lockIfUnchanged(unit: Unit, user: UserRow): Promise<UserRow | und
   return rows[0];
 }
 
-/** Takes the version of the event to come, and stores the password's new hash if there is one. */
-async function advance(unit: Unit, id: string, rehashed: string | undefined): Promise<number> {
-  if (rehashed) await sql`update users set password_hash = ${rehashed} where id = ${id}`.execute(unit.em.getKysely());
-  return advanceVersion(unit.em, id);
-}
-
 /** A refusal in the audit log. An address that nobody has is kept as an HMAC only: it may be a password typed amiss. */
 function refused(unit: Unit, keyring: Keyring, email: string, user: UserRow | undefined, why: Why): void {
   const lookup = accountKey(keyring, email).toString('hex').slice(0, 32);
@@ -157,14 +174,4 @@ function refused(unit: Unit, keyring: Keyring, email: string, user: UserRow | un
     ...(user ? { targets: [{ type: 'user', id: user.id }], subject: user.id } : {}),
     metadata: user ? { why } : { why, identifier_hmac: lookup },
   });
-}
-
-async function note(
-  deps: SignInDeps,
-  context: RequestContext,
-  email: string,
-  user: UserRow | undefined,
-  why: Why,
-): Promise<void> {
-  await deps.transact(context, async (unit) => refused(unit, deps.keyring, email, user, why));
 }

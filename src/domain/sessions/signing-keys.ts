@@ -8,6 +8,7 @@
  */
 import { type CryptoKey, calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK, type JWK } from 'jose';
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import type { Database, EntityManager } from '../../services/database.ts';
 import type { Keyring } from '../../services/keyring.ts';
 
@@ -50,7 +51,7 @@ export class SigningKeys {
   #until = Number.POSITIVE_INFINITY;
 
   /** `clock`: ms since the epoch. */
-  constructor(database: Database, keyring: Keyring, clock: () => number = Date.now) {
+  constructor(database: Database, keyring: Keyring, clock: () => number = currentTime) {
     this.#database = database;
     this.#keyring = keyring;
     this.#clock = clock;
@@ -137,7 +138,7 @@ export async function rotateSigningKeys(
   deps: { database: Database; keyring: Keyring },
   options: { everyMs?: number; now?: number } = {},
 ): Promise<Rotation> {
-  const now = options.now ?? Date.now();
+  const now = options.now ?? currentTime();
   const everyMs = options.everyMs ?? ROTATION_MS;
   return deps.database.em.fork().transactional(async (em) => {
     await sql`select pg_advisory_xact_lock(${KEY_LOCK})`.execute(em.getKysely());

@@ -149,6 +149,16 @@ async function redactEvents(em: EntityManager, subjects: ReturnType<typeof sql>)
       and jsonb_exists_any(e.payload::jsonb -> 'data', ${PERSONAL_MEMBERS}::text[])`.execute(em.getKysely());
 }
 
+/** What subscribers answered to the events of somebody may repeat what they were sent. `subjects`: as of `redactEvents`. */
+async function emptyResponses(em: EntityManager, subjects: ReturnType<typeof sql>): Promise<void> {
+  await sql`
+    update webhook_attempts a set response_body = null
+    from (${subjects}) as t (subject, since)
+    join events e on e.source = 'waybill' and e.subject = t.subject
+    join webhook_deliveries d on d.event_id = e.id and d.tenant = e.tenant
+    where a.delivery_id = d.id and a.started_at >= t.since and a.response_body is not null`.execute(em.getKysely());
+}
+
 /**
  * Dead letters, and messages set aside, that hold a word: what they said cannot be said again. `words`: a query of
  * `(word, since)`, messages stored from `since` on.
@@ -171,7 +181,9 @@ async function emptyMessages(em: EntityManager, words: ReturnType<typeof sql>): 
 }
 
 async function eraseMessages(em: EntityManager, id: string, addresses: string[]): Promise<void> {
-  await redactEvents(em, sql`select ${id}::text, '-infinity'::timestamptz`);
+  const all = sql`select ${id}::text, '-infinity'::timestamptz`;
+  await redactEvents(em, all);
+  await emptyResponses(em, all);
   await emptyMessages(em, sql`select unnest(${[id, ...addresses]}::text[]), '-infinity'::timestamptz`);
 }
 
@@ -179,6 +191,7 @@ async function eraseMessages(em: EntityManager, id: string, addresses: string[])
 async function redactLateArrivals(em: EntityManager): Promise<void> {
   const recent = sql`select id::text, erased_at from users where erased_at > now() - interval '30 days'`;
   await redactEvents(em, recent);
+  await emptyResponses(em, recent);
   await emptyMessages(em, recent);
 }
 

@@ -17,8 +17,13 @@ import { findUser, lockUser, type UserResource, type UserRow, userColumns, userR
 /** Lifts the sign-in lock of an account's address. The locks of networks run out by themselves. Refuses NOT_FOUND. */
 export async function unlockUser(unit: Unit, keyring: Keyring, id: string): Promise<UserResource> {
   const user = (await findUser(unit.em, id)) ?? refuse('NOT_FOUND', 'there is no such user');
-  await forgetAccountLock(unit.em, keyring, user.email);
-  unit.emit.audit({ action: 'user.unlocked', targets: [{ type: 'user', id: user.id }], subject: user.id });
+  const { failures, locked } = await forgetAccountLock(unit.em, keyring, user.email);
+  unit.emit.audit({
+    action: 'user.unlocked',
+    targets: [{ type: 'user', id: user.id }],
+    subject: user.id,
+    metadata: { previous_failures: failures, failures: 0, previous_locked: locked, locked: false },
+  });
   return userResource(user);
 }
 
@@ -29,12 +34,15 @@ export async function unlockUser(unit: Unit, keyring: Keyring, id: string): Prom
 export async function forceReset(unit: Unit, settings: AccountSettings, id: string): Promise<{ revoked: number }> {
   const user = await lockUser(unit.em, id);
   if (!user.is_active) refuse('CONFLICT', 'the account is disabled; enable it first');
-  await sql`update users set password_hash = null, updated_at = now() where id = ${user.id}`.execute(
-    unit.em.getKysely(),
-  );
+  await sql`update users set password_hash = null where id = ${user.id}`.execute(unit.em.getKysely());
   const ended = await revokeSessions(unit, user.id, 'password_withdrawn');
   await mailReset(unit, settings, user, true);
-  unit.emit.audit({ action: 'user.reset_forced', targets: [{ type: 'user', id: user.id }], subject: user.id });
+  unit.emit.audit({
+    action: 'user.reset_forced',
+    targets: [{ type: 'user', id: user.id }],
+    subject: user.id,
+    metadata: { previous_password_set: user.password_hash !== null, password_set: false },
+  });
   return { revoked: ended.length };
 }
 
@@ -60,7 +68,12 @@ export async function restoreUser(unit: Unit, id: string, graceDays: number): Pr
   const user = await revive(unit, id);
   const restored = { user_id: user.id, restored_at: iso(user.updated_at) };
   unit.emit.event(userRestored, restored, { subject: user.id, sequence: user.version });
-  unit.emit.audit({ action: 'user.restored', targets: [{ type: 'user', id: user.id }], subject: user.id });
+  unit.emit.audit({
+    action: 'user.restored',
+    targets: [{ type: 'user', id: user.id }],
+    subject: user.id,
+    metadata: { previous_deleted: true, deleted: false },
+  });
   return userResource(user);
 }
 

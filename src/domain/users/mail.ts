@@ -19,7 +19,8 @@ type NoticeTemplate =
   | 'email-change-requested'
   | 'email-changed'
   | 'second-factor-on'
-  | 'second-factor-off';
+  | 'second-factor-off'
+  | 'second-factor-reset';
 
 interface Recipient {
   id: string;
@@ -32,9 +33,18 @@ const CAP = 10;
 const CAP_MINUTES = 10;
 
 async function isCapped(em: EntityManager, userId: string, template: string): Promise<boolean> {
+  return isOver(em, template, sql`user_id = ${userId}`);
+}
+
+/** The same for an address that is not the user's own: any user may have mails sent to it. */
+async function isRecipientCapped(em: EntityManager, to: string, template: string): Promise<boolean> {
+  return isOver(em, template, sql`lower(recipient) = lower(${to})`);
+}
+
+async function isOver(em: EntityManager, template: string, whose: ReturnType<typeof sql>): Promise<boolean> {
   const { rows } = await sql<{ count: string }>`
     select count(*) from emails
-    where user_id = ${userId} and template = ${template} and created_at > now() - make_interval(mins => ${CAP_MINUTES})`.execute(
+    where ${whose} and template = ${template} and created_at > now() - make_interval(mins => ${CAP_MINUTES})`.execute(
     em.getKysely(),
   );
   return Number(rows[0]?.count) >= CAP;
@@ -80,6 +90,7 @@ export async function mailEmailChange(
   change: { to: string; sessionId: string },
 ): Promise<void> {
   if (await isCapped(unit.em, user.id, 'change-email')) return;
+  if (await isRecipientCapped(unit.em, change.to, 'change-email')) return;
   const options = { email: change.to, sessionId: change.sessionId };
   const token = await issueToken(unit.em, user.id, 'change-email', options);
   const data = { full_name: user.full_name, link: link(settings, 'confirm-email', token) };

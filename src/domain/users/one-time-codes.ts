@@ -5,6 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { sql } from 'kysely';
 import { Secret, TOTP } from 'otpauth';
+import { currentTime } from '../../services/clock.ts';
 import type { EntityManager } from '../../services/database.ts';
 import type { Keyring } from '../../services/keyring.ts';
 
@@ -37,7 +38,7 @@ export function newTotpSecret(
 }
 
 /** The time step that a code is of, or `undefined` when it is of none near `now`. */
-export function stepOf(keyring: Keyring, userId: string, sealed: Buffer, code: string, now = Date.now()) {
+export function stepOf(keyring: Keyring, userId: string, sealed: Buffer, code: string, now = currentTime()) {
   const bytes = keyring.decrypt('totp', sealed, userId);
   const secret = new Secret({ buffer: Uint8Array.from(bytes).buffer });
   const delta = totpOf(secret).validate({ token: code, timestamp: now, window: DRIFT_STEPS });

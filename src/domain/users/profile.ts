@@ -126,6 +126,7 @@ async function announceSwitch(unit: Unit, user: UserRow, actor: Actor | undefine
     action: user.is_active ? 'user.enabled' : 'user.disabled',
     targets: [{ type: 'user', id: user.id }],
     subject: user.id,
+    metadata: { previous_is_active: !user.is_active, is_active: user.is_active },
     ...(actor ? { actor } : {}),
   });
   if (!user.is_active) await revokeSessions(unit, user.id, 'user_disabled');
@@ -147,7 +148,12 @@ export async function deleteUser(unit: Unit, id: string): Promise<{ user_id: str
   const row = rows[0] ?? refuse('NOT_FOUND', 'there is no such user');
   const deleted = { user_id: id, deleted_at: iso(row.deleted_at) };
   unit.emit.event(userDeleted, deleted, { subject: id, sequence: row.version });
-  unit.emit.audit({ action: 'user.deleted', targets: [{ type: 'user', id }], subject: id });
+  unit.emit.audit({
+    action: 'user.deleted',
+    targets: [{ type: 'user', id }],
+    subject: id,
+    metadata: { previous_deleted: false, deleted: true },
+  });
   return deleted;
 }
 

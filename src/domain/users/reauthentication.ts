@@ -4,7 +4,7 @@ import type { Keyring } from '../../services/keyring.ts';
 import type { Transact, Unit } from '../messages/emit.ts';
 import type { RequestContext } from '../messages/envelope.ts';
 import { refuse } from '../problem.ts';
-import { type CountedAttempt, cancelAttempt, countAttempt, settleAttempt } from '../sessions/signin-locks.ts';
+import { type Attempt, admitAttempt, countFailure, forgetAccountLock, refuseLocked } from '../sessions/signin-locks.ts';
 import { useCode } from './one-time-codes.ts';
 import type { PasswordHasher } from './password.ts';
 import { findUser, type UserRow, userColumns } from './user.ts';
@@ -30,7 +30,7 @@ export interface Proof {
   action: string;
 }
 
-type Outcome<T> = { done: T } | { refused: 'password' | 'code_needed' | 'code_wrong' };
+type Outcome<T> = { done: T } | { refused: 'password' | CodeRefused };
 
 /**
  * Does `work` for a user who proves again who it is: by the password and, when a second factor is on, by a code of it
@@ -46,29 +46,74 @@ export async function reauthenticated<P, T>(
   work: (unit: Unit, user: UserRow, prepared: P) => Promise<T>,
 ): Promise<T> {
   const before = (await findUser(deps.em, proof.userId)) ?? refuse('UNAUTHORIZED', 'please sign in');
-  const attempt = await deps.transact(context, (unit) =>
-    countAttempt(unit.em, deps.keyring, { email: before.email, ip: context.ip }),
-  );
-  const checked = await cancelling(deps, context, attempt, async () =>
-    (await deps.passwords.verify(before.password_hash, proof.password)) ? { prepared: await prepare() } : undefined,
-  );
+  const { keyring } = deps;
+  const attempt = { email: before.email, ip: context.ip };
+  await refuseLocked(deps.em, keyring, attempt);
+  const right = await deps.passwords.verify(before.password_hash, proof.password);
+  const checked = right ? { prepared: await prepare() } : undefined;
   const outcome = await deps.transact(context, async (unit): Promise<Outcome<T>> => {
     const user = checked && (await lockUnchanged(unit.em, before));
-    if (!user) return note(unit, before, proof, 'password');
-    if (user.mfa) {
-      if (proof.code === undefined) {
-        await cancelAttempt(unit.em, attempt);
-        return { refused: 'code_needed' };
-      }
-      if (!(await useCode(unit.em, deps.keyring, user.id, proof.code))) return note(unit, user, proof, 'code_wrong');
+    if (!user) {
+      await fail(unit, keyring, attempt, before, proof, 'password');
+      return { refused: 'password' };
     }
-    await settleAttempt(unit.em, attempt);
+    await admitAttempt(unit.em, keyring, attempt);
+    const refused = await lacksCode(unit, keyring, attempt, user, proof);
+    if (refused) return { refused };
+    await forgetAccountLock(unit.em, keyring, attempt.email);
     return { done: await work(unit, user, checked.prepared) };
   });
   if ('done' in outcome) return outcome.done;
-  switch (outcome.refused) {
-    case 'password':
-      return refuse('VALIDATION_ERROR', `${proof.field} is not your password`, { field: proof.field });
+  if (outcome.refused !== 'password') return refuseCode(outcome.refused);
+  return refuse('VALIDATION_ERROR', `${proof.field} is not your password`, { field: proof.field });
+}
+
+/**
+ * Does `work` for a user who, when a second factor is on, shows a code of it; whoever has none is not asked for more than
+ * the session. Wrong codes count towards the sign-in lock. Refuses VALIDATION_ERROR on `code` (with `mfa_required` in the
+ * details), RATE_LIMIT_EXCEEDED while the address is locked.
+ */
+export async function withCode<T>(
+  deps: Pick<PasswordDeps, 'transact' | 'keyring'>,
+  context: RequestContext,
+  proof: Pick<Proof, 'userId' | 'code' | 'action'>,
+  work: (unit: Unit) => Promise<T>,
+): Promise<T> {
+  const outcome = await deps.transact(context, async (unit) => {
+    const { rows } = await sql<UserRow>`
+      select ${userColumns} from users where id = ${proof.userId} and totp_enabled_at is not null
+      for update`.execute(unit.em.getKysely());
+    const user = rows[0];
+    if (user) {
+      const attempt = { email: user.email, ip: context.ip };
+      await admitAttempt(unit.em, deps.keyring, attempt);
+      const refused = await lacksCode(unit, deps.keyring, attempt, user, proof);
+      if (refused) return { refused };
+    }
+    return { done: await work(unit) };
+  });
+  return 'done' in outcome ? outcome.done : refuseCode(outcome.refused);
+}
+
+type CodeRefused = 'code_needed' | 'code_wrong';
+
+/** Uses the code up where a second factor is on; says what is wrong with it, and counts a wrong one. */
+async function lacksCode(
+  unit: Unit,
+  keyring: Keyring,
+  attempt: Attempt,
+  user: UserRow,
+  proof: Pick<Proof, 'code' | 'action'>,
+): Promise<CodeRefused | undefined> {
+  if (!user.mfa) return undefined;
+  if (proof.code === undefined) return 'code_needed';
+  if (await useCode(unit.em, keyring, user.id, proof.code)) return undefined;
+  await fail(unit, keyring, attempt, user, proof, 'code_wrong');
+  return 'code_wrong';
+}
+
+function refuseCode(why: CodeRefused): never {
+  switch (why) {
     case 'code_needed':
       return refuse('VALIDATION_ERROR', 'code is required: your second factor is on', {
         field: 'code',
@@ -82,21 +127,6 @@ export async function reauthenticated<P, T>(
   }
 }
 
-/** What fails for another reason than a wrong password was no guess. */
-async function cancelling<T>(
-  deps: PasswordDeps,
-  context: RequestContext,
-  attempt: CountedAttempt,
-  work: () => Promise<T>,
-): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    await deps.transact(context, (unit) => cancelAttempt(unit.em, attempt));
-    throw error;
-  }
-}
-
 /** Locks the account if it still has the password that was checked: of two changes at once the second is refused. */
 async function lockUnchanged(em: EntityManager, before: UserRow): Promise<UserRow | undefined> {
   const { rows } = await sql<UserRow>`
@@ -106,7 +136,15 @@ async function lockUnchanged(em: EntityManager, before: UserRow): Promise<UserRo
   return rows[0];
 }
 
-function note(unit: Unit, user: UserRow, proof: Proof, why: 'password' | 'code_wrong'): { refused: typeof why } {
+async function fail(
+  unit: Unit,
+  keyring: Keyring,
+  attempt: Attempt,
+  user: UserRow,
+  proof: Pick<Proof, 'action'>,
+  why: 'password' | 'code_wrong',
+): Promise<void> {
+  await countFailure(unit.em, keyring, attempt);
   unit.emit.audit({
     action: `${proof.action}_refused`,
     outcome: 'failure',
@@ -114,5 +152,4 @@ function note(unit: Unit, user: UserRow, proof: Proof, why: 'password' | 'code_w
     subject: user.id,
     metadata: { why },
   });
-  return { refused: why };
 }

@@ -5,7 +5,7 @@ import {
   type EventInput,
   eventIdOfKey,
   MAX_DATA_BYTES,
-  preparePublications,
+  preparePublication,
 } from '../../../src/domain/events/publication.ts';
 import { isUuid } from '../../../src/domain/ids.ts';
 import { envelope } from '../../../src/domain/messages/contracts.ts';
@@ -30,14 +30,13 @@ function issuesOf(work: () => unknown): [string, string][] {
 
 describe('the id of an event', () => {
   it('is the one given, or made', () => {
-    const [given, made] = preparePublications([{ ...payment(), id: 'order-1' }, payment()], WHO);
-    expect(given?.options.id).toBe('order-1');
-    expect(isUuid(made?.options.id ?? '')).toBe(true);
+    expect(preparePublication({ ...payment(), id: 'order-1' }, WHO).options.id).toBe('order-1');
+    expect(isUuid(preparePublication(payment(), WHO).options.id)).toBe(true);
   });
 
   it('comes from the idempotency key: the same for a repeat, another for anything else', () => {
     const key = 'checkout-1';
-    const idOf = (who: object) => preparePublications([payment()], { ...WHO, key, ...who })[0]?.options.id ?? '';
+    const idOf = (who: object) => preparePublication(payment(), { ...WHO, key, ...who }).options.id;
     expect(idOf({})).toBe(idOf({}));
     expect(idOf({})).toMatch(/^ik_/);
     expect(idOf({ key: 'k'.repeat(255) })).toMatch(EVENT_ID);
@@ -46,20 +45,16 @@ describe('the id of an event', () => {
   });
 
   it('differs within a batch under one key, and an id that was given wins over the key', () => {
-    const batch = preparePublications(
-      [payment(), payment(), { ...payment(), id: 'mine' }],
-      { ...WHO, key: 'k' },
-      (i) => ['events', i],
+    const ids = [payment(), payment(), { ...payment(), id: 'mine' }].map(
+      (input, index) => preparePublication(input, { ...WHO, key: 'k' }, undefined, { index }).options.id,
     );
-    const ids = batch.map(({ options }) => options.id);
     expect(ids).toEqual([eventIdOfKey({ ...WHO, key: 'k' }, 0), eventIdOfKey({ ...WHO, key: 'k' }, 1), 'mine']);
     expect(new Set(ids).size).toBe(3);
   });
 });
 
 it('travels as an envelope with its tenant, its ordering key and the client as its source', () => {
-  const [publication] = preparePublications([{ ...payment({ note: 'x' }), ordering_key: 'cart 7' }], WHO);
-  if (!publication) throw new Error('nothing was prepared');
+  const publication = preparePublication({ ...payment({ note: 'x' }), ordering_key: 'cart 7' }, WHO);
   const message = envelope(
     publication.contract,
     publication.data,
@@ -78,30 +73,30 @@ it('travels as an envelope with its tenant, its ordering key and the client as i
 });
 
 describe('what is refused', () => {
-  it('names every offending field of a batch', () => {
-    const inputs = [
-      payment({ amount: '5' }),
-      { type: 'user.created', data: {} },
-      payment(),
-      { type: 'nobody.knows', data: {} },
+  it.each<[EventInput, [string, string | RegExp][]]>([
+    [payment({ amount: '5' }), [['data.amount', /number/]]],
+    [{ type: 'user.created', data: {} }, [['type', 'is an event of the platform itself']]],
+    [{ type: 'nobody.knows', data: {} }, [['type', 'is not in the catalogue of event types']]],
+    [
       payment({ currency: '', payment_id: '' }),
+      [
+        ['data.payment_id', /small/],
+        ['data.currency', /small/],
+      ],
+    ],
+    [
       { type: 'subscription.expired', data: { subscription_id: 's', expired_at: 'yesterday' } },
-    ];
-    const found = issuesOf(() => preparePublications(inputs, WHO, (index) => ['events', index]));
-    expect(found.map(([path]) => path)).toEqual([
-      'events.0.data.amount',
-      'events.1.type',
-      'events.3.type',
-      'events.4.data.payment_id',
-      'events.4.data.currency',
-      'events.5.data.expired_at',
-    ]);
-    expect(found[1]?.[1]).toBe('is an event of the platform itself');
-    expect(found[2]?.[1]).toBe('is not in the catalogue of event types');
+      [['data.expired_at', 'must be an RFC 3339 time']],
+    ],
+  ])('names every offending field of %j', (input, expected) => {
+    const found = issuesOf(() => preparePublication(input, WHO));
+    expect(found).toEqual(
+      expected.map(([path, message]) => [path, typeof message === 'string' ? message : expect.stringMatching(message)]),
+    );
   });
 
   it.each(['user.created', 'session.revoked', 'kyc.approved', 'webhook.endpoint.disabled'])('forges no %s', (type) => {
-    expect(issuesOf(() => preparePublications([{ type, data: {} }], WHO))).toEqual([
+    expect(issuesOf(() => preparePublication({ type, data: {} }, WHO))).toEqual([
       ['type', 'is an event of the platform itself'],
     ]);
   });
@@ -111,14 +106,14 @@ describe('what is refused', () => {
     const fits = payment({ note: 'é'.repeat((MAX_DATA_BYTES - empty) / 2) });
     const slack = MAX_DATA_BYTES - Buffer.byteLength(JSON.stringify(fits.data));
     fits.data.note += 'x'.repeat(slack);
-    expect(preparePublications([fits], WHO)).toHaveLength(1);
+    expect(preparePublication(fits, WHO).data).toEqual(fits.data);
     fits.data.note += 'x';
-    const attempt = () => preparePublications([payment(), fits], WHO, (index) => ['events', index]);
+    const attempt = () => preparePublication(fits, WHO);
     expect(attempt).toThrow(Refusal);
     try {
       attempt();
     } catch (error) {
-      expect((error as Refusal).problem).toMatchObject({ code: 'PAYLOAD_TOO_LARGE', field: 'events[1].data' });
+      expect((error as Refusal).problem).toMatchObject({ code: 'PAYLOAD_TOO_LARGE', field: 'data' });
     }
   });
 });

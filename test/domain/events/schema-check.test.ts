@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type Check, compileSchema } from '../../../src/domain/events/schema-check.ts';
-import { TimeLimitExceeded, withinTime } from '../../../src/domain/events/time-limit.ts';
+import { TimeLimitExceeded, withinTime, workedMs } from '../../../src/domain/events/time-limit.ts';
 
 const compiled = (schema: Record<string, unknown>): Check => {
   const check = compileSchema(schema);
@@ -60,18 +60,18 @@ describe('data', () => {
       { a: Array.from({ length: 50_000 }, (_, i) => ({ i })) },
     ],
   ])('is refused in bounded time for %s', (_what, schema, data) => {
-    const began = performance.now();
+    const began = workedMs();
     expect(faultOf(schema, data)?.message).toMatch(/takes too long/);
-    expect(performance.now() - began).toBeLessThan(1500);
+    expect(workedMs() - began).toBeLessThan(1500);
   });
 
   it('shares one budget of time with the rest of its request', () => {
     const check = compiled({ properties: { a: { pattern: '^(a+)+$' } } });
     const slow = { a: `${'a'.repeat(40)}!` };
     const budget = { ms: 100 };
-    const began = performance.now();
+    const began = workedMs();
     for (let n = 0; n < 50; n += 1) expect(check(slow, 60, budget)).toBeDefined();
-    expect(performance.now() - began).toBeLessThan(1000);
+    expect(workedMs() - began).toBeLessThan(1000);
     expect(check({ a: 'aaa' }, 10)).toBeUndefined();
   });
 });
@@ -116,11 +116,11 @@ describe('a schema is refused', () => {
     ['with a pattern for names that is none', { patternProperties: { '[': {} } }, 'patternProperties'],
     ['with a field named __proto__', JSON.parse('{"properties":{"__proto__":{}}}'), 'properties.__proto__'],
   ])('%s', (_what, schema, path) => {
-    const began = performance.now();
+    const began = workedMs();
     const fault = compileSchema(schema);
     expect(fault).not.toBeTypeOf('function');
     expect('path' in fault ? fault.path.join('.') : '').toBe(path);
-    expect(performance.now() - began).toBeLessThan(3000);
+    expect(workedMs() - began).toBeLessThan(3000);
   });
 
   it('not for its own names, however they look', () => {

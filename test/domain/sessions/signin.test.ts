@@ -24,9 +24,11 @@ class Interrupted extends PasswordHasher {
   }
 }
 
+const OTHER = await new PasswordHasher({ memoryKib: 1024, time: 1, parallelism: 1 }).hash('a louder harbour at dusk');
+
 describe('while the password is checked', () => {
   test.each([
-    ['it is changed', sql`password_hash = 'another'`, 'UNAUTHORIZED'],
+    ['it is changed', sql`password_hash = ${OTHER}`, 'UNAUTHORIZED'],
     ['the account is deleted', sql`deleted_at = now()`, 'UNAUTHORIZED'],
     ['the account is disabled', sql`is_active = false`, 'FORBIDDEN'],
   ])('%s: no session is opened', async (_, change, code) => {

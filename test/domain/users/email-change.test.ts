@@ -118,3 +118,13 @@ test('no more than ten links in ten minutes leave an account', async () => {
   );
   expect(row?.n).toBe('10');
 });
+
+test('nor do more reach an address that nobody has, however many accounts ask', async () => {
+  const target = freshEmail();
+  for (let account = 0; account < 3; account += 1) {
+    const { token } = await signedIn();
+    for (let i = 0; i < 4; i += 1)
+      expect((await change(token, i % 2 ? target : target.toUpperCase())).status).toBe(202);
+  }
+  expect(await stage.mails(target)).toHaveLength(10);
+});

@@ -24,6 +24,7 @@ afterAll(() => stage.close());
 const NAME = 'Philomena Quackenbush';
 const DOCUMENT = 'ZK-7781-QUACK';
 const PROGRAM = 'Quackbrowser/7.1';
+const ECHO = 'quackecho-5521';
 const GRACE_DAYS = 30;
 
 const inbox = () => createInbox(stage.harness.messaging.patientRedis, stage.harness.config.namespace);
@@ -57,6 +58,56 @@ async function found(words: string[]): Promise<string[]> {
     const bytes = [word, plain].map((text) => Buffer.from(text).toString('hex'));
     return dump.includes(plain) || bytes.some((hex) => dump.includes(hex));
   });
+}
+
+/** Which of the words stand in a key or a value of this namespace in Redis: jobs, limits, presence, the inbox. */
+async function foundInRedis(words: string[]): Promise<string[]> {
+  const { redis } = stage.harness.messaging;
+  const texts: string[] = [];
+  for (const key of await redis.keys(`${stage.harness.config.namespace}:*`)) {
+    texts.push(key);
+    switch (await redis.type(key)) {
+      case 'string':
+        texts.push((await redis.get(key)) ?? '');
+        break;
+      case 'hash':
+        texts.push(JSON.stringify(await redis.hgetall(key)));
+        break;
+      case 'list':
+        texts.push(...(await redis.lrange(key, 0, -1)));
+        break;
+      case 'set':
+        texts.push(...(await redis.smembers(key)));
+        break;
+      case 'zset':
+        texts.push(...(await redis.zrange(key, '0', '-1')));
+        break;
+      case 'stream':
+        texts.push(JSON.stringify(await redis.xrange(key, '-', '+')));
+    }
+  }
+  const all = texts.join('\n').toLowerCase();
+  return words.filter((word) => all.includes(word.toLowerCase()));
+}
+
+/** A subscriber that was told of the person, and answered with what it was told. */
+async function subscriberHeard(id: string) {
+  const [delivery, endpoint] = [newId(), newId()];
+  await eventually(
+    async () => (await query(stage, sql`select 1 from events where subject = ${id} and type = 'user.created'`)).length,
+    'the event is stored',
+  );
+  await query(
+    stage,
+    sql`insert into webhook_deliveries (id, tenant, endpoint_id, event_id, event_type, status, delivered_at)
+      select ${delivery}, tenant, ${endpoint}, id, type, 'delivered', now() from events
+      where subject = ${id} and type = 'user.created'`,
+  );
+  await query(
+    stage,
+    sql`insert into webhook_attempts (id, delivery_id, number, started_at, duration_ms, status_code, response_body)
+      values (${newId()}, ${delivery}, 1, now(), 5, 200, ${`hello ${NAME}, ${ECHO}`})`,
+  );
 }
 
 /** Somebody who used everything there is, and then deleted the account. */
@@ -102,6 +153,7 @@ async function livedAndDeleted() {
     decideKyc(unit, decision, keyring),
   );
 
+  await subscriberHeard(id);
   await inbox().send(
     { to: email, from: 'a@b.example', subject: 'Hello', text: NAME, html: NAME, messageId: '<x@y>', headers: {} },
     AbortSignal.timeout(5000),
@@ -146,9 +198,10 @@ test('nothing of an erased person is left in a dump or in Redis, and the audit l
     async () => (await query(stage, sql`select 1 from events where subject = ${id} and type = 'user.deleted'`)).length,
     'the events are stored',
   );
-  const words = [old, email, NAME, avatar, DOCUMENT, PROGRAM];
+  const words = [old, email, NAME, avatar, DOCUMENT, PROGRAM, ECHO];
   // What was encrypted all along cannot be seen; all the rest can, or this test would prove nothing.
-  expect(await found(words)).toEqual([old, email, NAME, avatar, PROGRAM]);
+  expect(await found(words)).toEqual([old, email, NAME, avatar, PROGRAM, ECHO]);
+  expect(await foundInRedis(words)).toEqual([email, NAME]);
   expect(await inbox().list()).toHaveLength(1);
 
   expect(await erase()).toEqual({ erased: 0, postponed: 0 });
@@ -161,6 +214,7 @@ test('nothing of an erased person is left in a dump or in Redis, and the audit l
   );
   expect(await found(words)).toEqual([]);
   expect(await inbox().list()).toEqual([]);
+  expect(await foundInRedis(words)).toEqual([]);
   const [kyc] = await query(
     stage,
     sql<{ status: string; sealed: boolean; callbacks: number }>`

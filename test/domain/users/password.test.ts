@@ -1,7 +1,8 @@
+import { createRequire } from 'node:module';
 import { describe, expect, test } from 'vitest';
 import { Refusal } from '../../../src/domain/problem.ts';
 import { isCommonPassword } from '../../../src/domain/users/common-passwords.ts';
-import { acceptPassword, PasswordHasher, refuseSimilar } from '../../../src/domain/users/password.ts';
+import { acceptPassword, PASSWORD_MIN, PasswordHasher, refuseSimilar } from '../../../src/domain/users/password.ts';
 
 const SETTINGS = { memoryKib: 1024, time: 1, parallelism: 1 };
 
@@ -41,9 +42,17 @@ describe('what is acceptable', () => {
     expect(acceptPassword(password)).toBe(password.normalize('NFKC'));
   });
 
+  test('knows at least 3,000 passwords that are long enough otherwise', () => {
+    const { dictionary } = createRequire(import.meta.url)('@zxcvbn-ts/language-common');
+    const long = (dictionary['passwords-common'] as string[]).filter((word) => word.length >= PASSWORD_MIN);
+    expect(long.length).toBeGreaterThan(3000);
+    expect(long.filter((word) => !isCommonPassword(word))).toEqual([]);
+  });
+
   test('knows the most used passwords and no others', () => {
     expect(['12345678', 'password', 'iloveyou', 'sunshine', 'football'].every(isCommonPassword)).toBe(true);
     expect(isCommonPassword('correct horse battery staple')).toBe(false);
+    expect(isCommonPassword('__proto__')).toBe(false);
   });
 });
 
