@@ -8,10 +8,10 @@ import { answerError } from './errors.ts';
 import { announceSessions } from './middleware/announce.ts';
 import { type Authenticate, type AuthenticateKey, authenticate } from './middleware/authenticate.ts';
 import { clientAddress } from './middleware/client-address.ts';
-import { RateLimiter } from './middleware/rate-limit.ts';
 import { type Observe, request } from './middleware/request.ts';
 import { routing } from './middleware/routing.ts';
 import { wellFormedBody, wellFormedUrl } from './middleware/well-formed.ts';
+import { RateLimiter } from './rate-limiter.ts';
 import { problemResponse } from './respond.ts';
 import { type ApiEnv, type ApiRouter, createRouter } from './router.ts';
 
@@ -73,7 +73,7 @@ export function createApp(deps: AppDeps, routers: Routers): ApiRouter {
       }),
     );
   }
-  app.use(wellFormedUrl(), routing(app), wellFormedBody());
+  app.use(wellFormedUrl(), routing(app), wellFormedBody(app));
   app.use(`${API_BASE}/*`, uncached(), limiting(deps), authenticate(deps.authenticate, deps.authenticateKey));
 
   if (deps.announceSessions) {

@@ -34,10 +34,10 @@ export async function answerCommand<T>(
 ): Promise<Answer> {
   const preferences = preferencesOf(c.req.header('prefer'));
   const waitMs = preferences.waitMs ?? (preferences.respondAsync ? 0 : deps.config.commandWaitMs);
-  const claim = options.idempotent ? claimOf(c, deps, options.idempotent.fingerprintOf) : undefined;
+  const claim = options.idempotent ? claimOf(c, deps, contract.type, options.idempotent.fingerprintOf) : undefined;
   const { operationId, fresh } = claim
     ? await take(deps, claim)
-    : { operationId: deps.operationIds.issue(), fresh: true };
+    : { operationId: deps.operationIds.issue(contract.type), fresh: true };
   const context = { ...c.get('context'), correlationId: operationId };
   c.get('log').info({ operation_id: operationId, type: contract.type }, 'command');
   let answer: CommandAnswer;
@@ -54,12 +54,17 @@ export async function answerCommand<T>(
   acknowledge(c, preferences);
   const atOnce = preferences.respondAsync && preferences.waitMs === undefined;
   if (!operation || operation.status === 'running' || atOnce) {
-    const headers = { Location: `${API_BASE}/operations/${operationId}`, 'Retry-After': '1' };
-    return ok(c, { operation_id: operationId, type: contract.type, status: 'accepted' }, { status: 202, headers });
+    return acceptedAnswer(c, operationId, contract.type);
   }
   if (operation.status === 'failed')
     return problemResponse(c, operation.error ?? { code: 'INTERNAL_ERROR', message: 'the operation failed' });
   return ok(c, operation.result, { status: (operation.httpStatus ?? 200) as ContentfulStatusCode });
+}
+
+/** 202: the work goes on, and where to follow it. */
+export function acceptedAnswer(c: ApiContext, operationId: string, type: string): Answer {
+  const headers = { Location: `${API_BASE}/operations/${operationId}`, 'Retry-After': '1' };
+  return ok(c, { operation_id: operationId, type, status: 'accepted' }, { status: 202, headers });
 }
 
 /** `Preference-Applied` names what was honoured (RFC 7240, section 3). */
@@ -70,7 +75,7 @@ export function acknowledge(c: ApiContext, preferences: Preferences): void {
 const KEY = /^[\x20-\x7e]{1,255}$/;
 
 /** What `Idempotency-Key` claims for this caller, route and body, or `undefined` without the header. */
-function claimOf(c: ApiContext, deps: CommandDeps, body: unknown): IdempotencyClaim | undefined {
+function claimOf(c: ApiContext, deps: CommandDeps, type: string, body: unknown): IdempotencyClaim | undefined {
   const key = c.req.header('idempotency-key');
   if (key === undefined) return undefined;
   if (!KEY.test(key))
@@ -90,7 +95,7 @@ function claimOf(c: ApiContext, deps: CommandDeps, body: unknown): IdempotencyCl
       const secret = keys.byKid(kid);
       return secret && createHmac('sha256', secret).update(canonical).digest();
     },
-    operationId: deps.operationIds.issue(),
+    operationId: deps.operationIds.issue(type),
   };
 }
 

@@ -1,6 +1,7 @@
 import type { Config } from '../config.ts';
 import type { OperationIds } from '../domain/ids.ts';
 import type { Transact } from '../domain/messages/emit.ts';
+import type { Identity } from '../domain/sessions/identity.ts';
 import type { CommandGateway } from '../queues/gateway.ts';
 import type { Database } from '../services/database.ts';
 import type { Keyring } from '../services/keyring.ts';
@@ -16,3 +17,6 @@ export interface ApiDeps {
   transact: Transact;
   commands: CommandGateway;
 }
+
+/** What routes about sign-in and credentials need besides. */
+export type AuthDeps = ApiDeps & { identity: Identity };

@@ -1,6 +1,7 @@
 import type { Scope } from '../domain/api-keys/scopes.ts';
 import type { Role } from '../domain/users/entities.ts';
 import { API_BASE } from './app.ts';
+import { CONSOLE_PATHS } from './pages/console.ts';
 
 /**
  * Who may call what, in one place. The routes enforce it themselves (`forRoles`, `forScope` and their kin); a test walks
@@ -41,6 +42,7 @@ export const PERMISSIONS: readonly Permission[] = [
     'GET /front.css',
     'GET /front.js',
     'GET /pools.json',
+    ...CONSOLE_PATHS.map((path) => `GET ${path}`),
     'GET /verify-email',
     'GET /confirm-email',
     'GET /reset-password',
@@ -102,6 +104,7 @@ export const PERMISSIONS: readonly Permission[] = [
     'POST /users/{id}/unlock',
     'POST /admin/users/{id}/unlock',
     'POST /admin/users/{id}/force-reset',
+    'POST /admin/users/{id}/mfa/disable',
     'POST /admin/users/{id}/restore',
     'DELETE /admin/users/{id}/sessions',
     'POST /api-keys',
@@ -109,7 +112,13 @@ export const PERMISSIONS: readonly Permission[] = [
     'GET /api-keys/{id}',
     'DELETE /api-keys/{id}',
   ]),
-  ...api(REVIEWERS, ['PUT /admin/users/{id}/kyc', 'GET /admin/users/{id}/kyc', 'GET /admin/kyc']),
+  ...api(REVIEWERS, [
+    'PUT /admin/users/{id}/kyc',
+    'GET /admin/users/{id}/kyc',
+    'GET /admin/kyc',
+    'POST /admin/kyc/{id}/claim',
+    'DELETE /admin/kyc/{id}/claim',
+  ]),
 
   ...api(ADMIN, ['POST /events', 'POST /events/batch'], 'events:write'),
   ...api(ADMIN, ['GET /events', 'GET /events/{id}'], 'events:read'),

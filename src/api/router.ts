@@ -5,13 +5,15 @@ import type { MachineClient } from '../domain/api-keys/scopes.ts';
 import type { RequestContext } from '../domain/messages/envelope.ts';
 import { Refusal } from '../domain/problem.ts';
 import type { Logger } from '../services/logger.ts';
-import type { RateLimiter } from './middleware/rate-limit.ts';
+import type { RateLimiter } from './rate-limiter.ts';
 
 /** Who is signed in, as the access token says. */
 export interface Session {
   userId: string;
   sessionId: string;
   role: string;
+  /** Its role needs a second factor first: `admitEnrolment` routes alone take it. */
+  mustEnrol?: boolean;
 }
 
 /** What every handler finds on `c.var`. */
@@ -25,7 +27,7 @@ export interface ApiEnv {
     log: Logger;
     limiter?: RateLimiter;
     /** Why a token that was sent does not count; only routes that need a user hear of it. */
-    authentication?: { presented?: 'token' | 'key'; failure?: unknown };
+    authentication?: { presented?: 'token' | 'key'; failure?: unknown; enrolling?: Session };
   };
 }
 
@@ -41,9 +43,14 @@ export function createRouter(): ApiRouter {
   });
 }
 
-/** The first issue as the answer's message and field; all of them, when there are more, as `details`. */
+/** Of one answer: what a careless client sends can be wrong in thousands of places. */
+const MAX_DETAILS = 100;
+/** Of a field's name in an answer, in UTF-16 code units. */
+const MAX_FIELD = 300;
+
+/** The first issue as the answer's message and field; when there are more, the first 100 as `details`. */
 export function refusalOf(error: z.ZodError): Refusal {
-  const found = error.issues.flatMap(flatten).map(describe);
+  const found = error.issues.slice(0, MAX_DETAILS).flatMap(flatten).slice(0, MAX_DETAILS).map(describe);
   const first = found[0] ?? { message: 'the request is not valid' };
   return new Refusal({ code: 'VALIDATION_ERROR', ...first, ...(found.length > 1 ? { details: found } : {}) });
 }
@@ -68,7 +75,7 @@ function flatten(issue: z.core.$ZodIssue): z.core.$ZodIssue[] {
 
 function describe(issue: z.core.$ZodIssue): { message: string; field?: string } {
   const path = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0] ?? ''] : issue.path;
-  const field = fieldPath(path);
+  const field = fieldPath(path).slice(0, MAX_FIELD);
   const text = wording(issue);
   return field ? { message: `${field} ${text}`, field } : { message: `the body ${text}` };
 }

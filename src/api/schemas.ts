@@ -234,8 +234,8 @@ export const commandHeaders = z.object({
   }),
 });
 
-/** What every command route may answer besides its result: `...commandResponses('user.register')`. */
-export function commandResponses(type: string) {
+/** 202 of a route that hands its work to a worker. */
+export function acceptedResponse(type: string) {
   const accepted = z
     .object({ operation_id: z.string(), type: z.string(), status: z.literal('accepted') })
     .openapi('AcceptedOperation');
@@ -244,6 +244,11 @@ export function commandResponses(type: string) {
       description: 'Accepted and not finished yet; `Location` is where to follow it.',
       example: { operation_id: '019a9f3e-6c1d-7cc0-9d1f-2f3a5b7c9d01', type, status: 'accepted' },
     }),
-    ...errorResponses(400, 413, 415, 422, 429, 503),
   };
 }
+
+/** What every command route may answer besides its result: `...commandResponses('user.register')`. */
+export const commandResponses = (type: string) => ({
+  ...acceptedResponse(type),
+  ...errorResponses(400, 413, 415, 422, 429, 503),
+});

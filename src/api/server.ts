@@ -1,9 +1,10 @@
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { createAdaptorServer } from '@hono/node-server';
+import { getRequestListener } from '@hono/node-server';
 import type { Logger } from '../services/logger.ts';
 import type { Service } from '../services/service.ts';
 import type { Listener } from './express.ts';
+import { answerProtocolErrors, answerUnreadable, requireHost } from './protocol-errors.ts';
 
 /** Longest that a route holds a request: `Prefer: wait=30`. */
 const LONGEST_WAIT_MS = 30_000;
@@ -36,19 +37,22 @@ export function createHttpServer(options: ServerOptions): HttpServer {
   const { timeouts = {}, log } = options;
   let draining = false;
   let stopped: Promise<void> | undefined;
-  const server = createAdaptorServer({
-    fetch: options.fetch as (request: Request) => Response | Promise<Response>,
-    createServer: ((settings: object, application: Listener) =>
-      createServer(settings, options.before?.(application) ?? application)) as typeof createServer,
-    serverOptions: {
-      headersTimeout: timeouts.headers ?? 15_000,
-      requestTimeout: timeouts.request ?? 30_000 + LONGEST_WAIT_MS,
-      keepAliveTimeout: timeouts.keepAlive ?? 65_000,
-      connectionsCheckingInterval: timeouts.check ?? 5000,
-      maxHeaderSize: 16_384,
-    },
-  }) as Server;
+  const application = getRequestListener(options.fetch as Parameters<typeof getRequestListener>[0], {
+    errorHandler: answerUnreadable,
+  }) as Listener;
+  const settings = {
+    headersTimeout: timeouts.headers ?? 15_000,
+    requestTimeout: timeouts.request ?? 30_000 + LONGEST_WAIT_MS,
+    keepAliveTimeout: timeouts.keepAlive ?? 65_000,
+    connectionsCheckingInterval: timeouts.check ?? 5000,
+    maxHeaderSize: 16_384,
+    requireHostHeader: false,
+  };
+  const server = createServer(settings, requireHost(options.before?.(application) ?? application));
   const open = new Set<ServerResponse>();
+  answerProtocolErrors(server, log, (socket) =>
+    [...open].some((response) => response.socket === socket && response.headersSent),
+  );
   const closing = (response: ServerResponse) => {
     if (!response.headersSent) response.setHeader('Connection', 'close');
   };

@@ -21,6 +21,7 @@ import {
 import { greetPostgres } from '../services/provision/postgres-handshake.ts';
 import { createRedis } from '../services/redis.ts';
 import { withDeadline } from '../services/service.ts';
+import { proxyAuthorization } from '../webhooks/proxy.ts';
 import { say } from './say.ts';
 
 /** `skip`: it could not be looked at, because of a failure that is listed already. */
@@ -62,7 +63,7 @@ export async function doctor(): Promise<number> {
   const config = configuration(tell);
   if (config) {
     // All begin at once and are told in this order.
-    const findings = [postgres(config), redis(config), rabbitmq(config), mail(config), disk(config)];
+    const findings = [postgres(config), redis(config), rabbitmq(config), mail(config), proxy(config), disk(config)];
     for (const found of findings) tell(await found);
   }
   const count = (state: State) => states.filter((s) => s === state).length;
@@ -112,7 +113,8 @@ function unusable(name: string, variable: string, endpoint: Endpoint, answer: An
   const text = `${addressOf(endpoint)}: ${answer.detail}`;
   if (answer.state === 'refused') return fail(name, text, `correct the credentials in ${variable}`);
   if (answer.state === 'starting') return fail(name, text, 'wait until it has started');
-  const orElse = isLoopback(endpoint) ? '; "waybill start" brings one up by itself' : '';
+  const orElse =
+    isLoopback(endpoint) && variable !== 'WEBHOOK_PROXY_URL' ? '; "waybill start" brings one up by itself' : '';
   return fail(name, text, `start it or correct ${variable}${orElse}`);
 }
 
@@ -368,6 +370,26 @@ async function mail(config: Config): Promise<Finding[]> {
     });
     if (answer.state === 'ready') return [ok('Mail', `${where} takes mail`)];
     return [fail('Mail', `${where}: ${answer.detail}`, 'start the mail server or correct SMTP_URL')];
+  });
+}
+
+/** Asked for a tunnel to a name that cannot exist (RFC 6761, section 6.4): whatever it answers, it is a proxy. */
+async function proxy({ webhookProxyUrl }: Config): Promise<Finding[]> {
+  if (!webhookProxyUrl) return [];
+  const name = 'Webhook proxy';
+  return bounded(name, async () => {
+    const url = new URL(webhookProxyUrl);
+    const tls = url.protocol === 'https:';
+    const endpoint = { ...endpointOf(webhookProxyUrl, tls ? 443 : 80), tls };
+    const lines = Object.entries({ host: 'doctor.invalid:443', ...proxyAuthorization(url) });
+    const asked = ['CONNECT doctor.invalid:443 HTTP/1.1', ...lines.map(([key, value]) => `${key}: ${value}`), '', ''];
+    const answer = await greet(endpoint, Buffer.from(asked.join('\r\n')), (received) => {
+      if (!received.includes('\n')) return undefined;
+      const [, status] = /^HTTP\/1\.[01] (\d{3})/.exec(received.toString('latin1')) ?? [];
+      if (status === '407') return refused('it wants other credentials (407)');
+      return status ? ready : absent('what listens there is no HTTP proxy');
+    });
+    return [unusable(name, 'WEBHOOK_PROXY_URL', endpoint, answer) ?? ok(name, `${addressOf(endpoint)} answers`)];
   });
 }
 

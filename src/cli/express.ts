@@ -1,9 +1,9 @@
 import { standingHeaders } from '../api/app.ts';
 import { type ExpressDeps, expressLane, type Listener, type Publisher, Unplain } from '../api/express.ts';
-import { RateLimiter } from '../api/middleware/rate-limit.ts';
 import type { Observe } from '../api/middleware/request.ts';
+import { RateLimiter } from '../api/rate-limiter.ts';
 import { eventInput } from '../api/routes/events.ts';
-import { preparePublications } from '../domain/events/publication.ts';
+import { type Publication, preparePublication } from '../domain/events/publication.ts';
 import { actorText } from '../domain/messages/envelope.ts';
 import type { Authenticate } from '../domain/sessions/authenticate.ts';
 import type { Memory } from './memory.ts';
@@ -31,7 +31,7 @@ export async function composeExpressLane(
       return { actor: { type: 'api_key', id: client.keyId }, tenant: client.tenant };
     }
     const session = await authenticate(token);
-    return session?.role === 'admin'
+    return session?.role === 'admin' && !session.mustEnrol
       ? { actor: { type: 'user', id: session.userId, role: session.role }, tenant: 'default' }
       : undefined;
   };
@@ -55,14 +55,13 @@ export async function composeExpressLane(
     if (!parsed.success) throw new Unplain();
     const types = await memory.eventTypes.find(who.tenant, [parsed.data.type]);
     const publishing = { tenant: who.tenant, caller: actorText(who.actor) };
-    let prepared: ReturnType<typeof preparePublications>;
+    let publication: Publication;
     try {
-      prepared = preparePublications([parsed.data], publishing, undefined, types);
+      publication = preparePublication(parsed.data, publishing, types);
     } catch {
       throw new Unplain();
     }
-    const [publication] = prepared;
-    if (!publication || publication.deprecated) throw new Unplain();
+    if (publication.deprecated) throw new Unplain();
     await messaging.publishEvent(publication.contract, publication.data, context, publication.options);
     return publication.options.id;
   };

@@ -3,6 +3,7 @@ import { createApp } from '../api/app.ts';
 import type { Listener } from '../api/express.ts';
 import type { Observe } from '../api/middleware/request.ts';
 import { documentRoutes } from '../api/openapi.ts';
+import { consoleRoutes } from '../api/pages/console.ts';
 import { frontRoutes } from '../api/pages/front.ts';
 import type { ApiRouter } from '../api/router.ts';
 import { adminUserRoutes } from '../api/routes/admin-users.ts';
@@ -120,6 +121,7 @@ export function composeApi(
         healthRoutes({ checks: checks(runtime, pools), state, registry: metrics }),
         keySetRoutes(deps),
         webhookKeyRoutes(deps),
+        consoleRoutes({ version: VERSION }),
         frontRoutes({
           version: VERSION,
           publicUrl: config.publicUrl,

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { hostname } from 'node:os';
+import { pause } from '../services/service.ts';
 import { parseSecret } from '../webhooks/signature.ts';
 import { CommandFailed } from './failure.ts';
 import { type Forwarded, Forwarder } from './forwarder.ts';
@@ -16,9 +17,13 @@ export interface ListenOptions {
   tenant?: string;
   publicUrl?: string;
   port?: number;
+  /** Print the secret that the endpoint signs with, for a server that verifies. */
+  showSecret?: boolean;
 }
 
 const REQUEST_MS = 10_000;
+/** How often it is looked whether the endpoint is still as it should be, in ms. */
+const LOOK_MS = 5000;
 
 /**
  * `waybill listen`: makes an endpoint for as long as it runs, prints every webhook that comes and hands it on. Resolves
@@ -37,7 +42,8 @@ export async function listen(options: ListenOptions, stop: AbortSignal = signall
       forwarder.verifyWith(parseSecret(secret));
       say(`Listening for ${options.events?.join(', ') ?? 'every event'}, forwarding to ${target.href}`);
       say(`Endpoint ${id} takes them at ${base}; Ctrl-C deletes it`);
-      if (!stop.aborted) await once(stop, 'abort');
+      if (options.showSecret) say(`Signed with ${secret}`);
+      if (!stop.aborted) await Promise.race([once(stop, 'abort'), lookAfter(client, id, stop)]);
     } finally {
       await removeEndpoint(client, id);
     }
@@ -51,10 +57,9 @@ async function createEndpoint(
   url: string,
   { events, publicUrl }: ListenOptions,
 ): Promise<{ id: string; secret: string }> {
-  const description = `waybill listen on ${hostname()}`.slice(0, 500);
   const { status, body } = await client.call('POST', '/webhooks/endpoints', {
     url,
-    description,
+    description: DESCRIPTION,
     event_types: events ?? [],
   });
   const { id, secret } = body.data ?? {};
@@ -65,8 +70,35 @@ async function createEndpoint(
       `the platform does not send to this machine's loopback (${message}).\nStart it with WEBHOOK_ALLOW_NETWORKS=127.0.0.0/8,::1/128, or, when it runs elsewhere, give --public-url and --port of a tunnel to here.`,
     );
   if (status === 403) throw new CommandFailed(`no endpoint can be made: ${message} (a key needs webhooks:write)`);
-  throw new CommandFailed(`no endpoint can be made: ${field ? `${field}: ` : ''}${message}`);
+  throw new CommandFailed(`no endpoint can be made: ${message}`);
 }
+
+/**
+ * Says so when the platform is away and back, and enables the endpoint again when it was disabled: a server under work
+ * that answers 410 should not end the session. Throws when the endpoint is gone.
+ */
+async function lookAfter(client: Client, id: string, stop: AbortSignal): Promise<void> {
+  const path = `/webhooks/endpoints/${id}`;
+  let away = false;
+  for (await pause(LOOK_MS, stop); !stop.aborted; await pause(LOOK_MS, stop)) {
+    // A change of nothing: a key that may write and not read can do this too.
+    const answer = await client.call('PATCH', path, { description: DESCRIPTION }).catch((error: Error) => {
+      if (error instanceof Unreachable) return { status: 503, body: {} } satisfies Answer;
+      throw error;
+    });
+    if (stop.aborted) return;
+    if (answer.status === 404) throw new CommandFailed(`the endpoint ${id} was deleted by somebody else`);
+    const wasAway: boolean = away;
+    away = answer.status >= 500;
+    if (away !== wasAway) say(away ? 'The platform does not answer; waiting for it' : 'The platform is back');
+    const { status, disabled_reason } = (answer.body as Answer['body']).data ?? {};
+    if (status !== 'disabled') continue;
+    const enabled = await client.call('PATCH', path, { status: 'enabled' }).catch(() => undefined);
+    if (enabled?.status === 200) say(`The endpoint was disabled (${disabled_reason}); it is enabled again`);
+  }
+}
+
+const DESCRIPTION = `waybill listen on ${hostname()}`.slice(0, 500);
 
 async function removeEndpoint(client: Client, id: string): Promise<void> {
   const gone = await client.call('DELETE', `/webhooks/endpoints/${id}`).then(
@@ -94,6 +126,8 @@ interface Answer {
   status: number;
   body: { data?: Record<string, unknown>; error?: { code?: string; message?: string; field?: string } };
 }
+
+class Unreachable extends CommandFailed {}
 
 /** The platform's API. An access token that has expired is replaced by signing in again. */
 class Client {
@@ -145,7 +179,7 @@ class Client {
       return { status: answer.status, body: (await answer.json()) as Answer['body'] };
     } catch (error) {
       const { cause } = error as Error & { cause?: { code?: string } };
-      throw new CommandFailed(
+      throw new Unreachable(
         `${this.#base.origin} does not answer as Waybill (${cause?.code ?? (error as Error).message}): is it running? Say where with --api`,
       );
     }

@@ -19,7 +19,12 @@ export function createMemory({ config, log, database, messaging, identity }: Run
   const notices = new Notices({ publisher: redis, subscriber, namespace: config.namespace });
   const sessions = new RevisionWatch(database, 'sessions', notices);
   return {
-    authenticate: createAuthenticate({ database, accessTokens: identity.accessTokens, sessions }),
+    authenticate: createAuthenticate({
+      database,
+      accessTokens: identity.accessTokens,
+      secondFactorRequired: config.secondFactorRequired,
+      sessions,
+    }),
     notices,
     apiKeys: new ApiKeyVerifier({ database, log, notices }),
     eventTypes: new EventTypeDirectory(database, notices),

@@ -25,6 +25,7 @@ export function composePools(pools: Pool[], runtime: Runtime): { services: Servi
   const sender = createSender({
     allow: parseAllowNetworks(config.webhookAllowNetworks.join(',')),
     userAgent: `Waybill/${VERSION}`,
+    proxy: config.webhookProxyUrl ? { url: config.webhookProxyUrl, resolves: config.webhookProxyResolves } : undefined,
   });
   const directory = new EndpointDirectory(database, keyring);
   const deliveries = new Deliveries({

@@ -1,3 +1,4 @@
+import { DatabaseClock } from '../services/clock.ts';
 import type { Logger } from '../services/logger.ts';
 import { type Service, stopAll, together, withDeadline } from '../services/service.ts';
 import type { Runtime } from './runtime.ts';
@@ -103,11 +104,15 @@ export class Supervisor {
   }
 }
 
-/** The store as the last service to stop. */
-export const storeService = ({ database }: Pick<Runtime, 'database'>): Service => ({
-  name: 'database',
-  start: async () => undefined,
-  stop: async () => {
-    await database.close(true);
-  },
-});
+/** The store as the last service to stop, and the time that goes by it. */
+export function storeService({ database }: Pick<Runtime, 'database'>): Service {
+  const clock = new DatabaseClock(database);
+  return {
+    name: 'database',
+    start: () => clock.start(),
+    stop: async () => {
+      clock.stop();
+      await database.close(true);
+    },
+  };
+}

@@ -204,6 +204,7 @@ program
   .option('--tenant <name>', 'for an administrator: whose events')
   .option('--public-url <url>', 'where Waybill reaches this machine, when it runs elsewhere')
   .option('--port <n>', 'the port to take webhooks on (default: any free one)', upTo(65_535))
+  .option('--show-secret', 'print the secret that the webhooks are signed with, for a server that verifies')
   .addHelpText(
     'after',
     '\nExample:\n  $ waybill listen --forward http://localhost:4000/hooks --events "payment.*"\nWaybill on this machine must be started with WEBHOOK_ALLOW_NETWORKS=127.0.0.0/8,::1/128.',

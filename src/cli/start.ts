@@ -100,8 +100,8 @@ export async function start(): Promise<number> {
 
 /** Waits for the pools to take work, for a while: a broker that is away now is waited for after the welcome too. */
 async function consuming(pools: RunningPool[]): Promise<void> {
-  const end = Date.now() + CONSUMING_MS;
-  while (!pools.every((pool) => pool.ready()) && Date.now() < end) await pause(20);
+  const end = performance.now() + CONSUMING_MS;
+  while (!pools.every((pool) => pool.ready()) && performance.now() < end) await pause(20);
 }
 
 /** `PORT=0` is settled before anything is built: the links in mails and the issuer of tokens name the address. */
@@ -124,6 +124,7 @@ function welcome(config: Config, port: number, admin: string | undefined): void 
     'Waybill is ready.',
     `  Front page   ${base}/`,
     `  API          ${base}/api/v1`,
+    `  Console      ${base}/console`,
     `  API docs     ${base}/docs`,
     ...(hasInbox(config) ? [`  Mail inbox   ${base}/dev/mail`] : []),
     ...(admin ? [`  Admin        ${config.admin?.email}  ${password}`] : []),

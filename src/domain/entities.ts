@@ -1,6 +1,6 @@
 import type { Entities } from '../services/database.ts';
 import { ApiKey } from './api-keys/entities.ts';
-import { AuditCheckpoint, AuditEvent, AuditKey, AuditSubjectKey } from './audit/index.ts';
+import { AuditCheckpoint, AuditEvent, AuditKey, AuditSubjectKey, AuditVerification } from './audit/index.ts';
 import { DeadLetter } from './dead-letters/entities.ts';
 import { Email } from './emails/entities.ts';
 import { EventTypeVersion, StoredEvent } from './events/entities.ts';
@@ -47,6 +47,7 @@ export const entities: Entities = [
   AuditCheckpoint,
   AuditKey,
   AuditSubjectKey,
+  AuditVerification,
   Operation,
   IdempotencyKey,
   OutboxMessage,

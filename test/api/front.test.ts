@@ -24,7 +24,15 @@ describe('the front page', () => {
       [...(await (await front(async () => POOLS, inbox).request('/')).text()).matchAll(/<a href="(\/[^"]+)"/g)].map(
         (match) => match[1],
       );
-    expect(await links(true)).toEqual(['/docs', '/openapi.json', '/dev/mail', '/health', '/metrics', '/pools.json']);
+    expect(await links(true)).toEqual([
+      '/console',
+      '/docs',
+      '/openapi.json',
+      '/dev/mail',
+      '/health',
+      '/metrics',
+      '/pools.json',
+    ]);
     expect(await links(false)).not.toContain('/dev/mail');
   });
 

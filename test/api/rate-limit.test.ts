@@ -2,7 +2,7 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { Redis } from 'ioredis';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { limitKey } from '../../src/api/middleware/client-address.ts';
-import { RateLimiter } from '../../src/api/middleware/rate-limit.ts';
+import { RateLimiter } from '../../src/api/rate-limiter.ts';
 import type { RateLimits } from '../../src/config.ts';
 import { closeRedis, createRedis } from '../../src/services/redis.ts';
 import { envelopeOf, listening, namespace, parcelApp, SESSIONS } from './shell.ts';

@@ -48,6 +48,17 @@ async function raw(port: number, text: string, until?: RegExp): Promise<string> 
   return read(socket, until);
 }
 
+/** The body of a raw answer of the API, which must be an error. */
+function envelope(answer: string): { error: { code: string; message: string } } {
+  expect(answer).toMatch(/^HTTP\/1\.1 4\d\d /);
+  const [head = '', body = ''] = answer.split('\r\n\r\n');
+  const parsed = JSON.parse(body);
+  expect(parsed).toMatchObject({ status: 'error', error: { message: expect.any(String) } });
+  expect(head.toLowerCase()).toContain('content-type: application/json');
+  expect(head.toLowerCase()).toContain(`x-request-id: ${parsed.meta.request_id}`);
+  return parsed;
+}
+
 function read(socket: Socket, until?: RegExp): Promise<string> {
   return new Promise((resolve) => {
     let seen = '';
@@ -156,16 +167,60 @@ describe('on the wire', () => {
     ['a method that is unusual', 'PROPFIND /api/v1/parcels HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'],
   ])('answers 4xx to %s', async (_, text) => {
     const { port } = await serve();
-    expect(await raw(port, text)).toMatch(/^HTTP\/1\.1 4\d\d /);
+    envelope(await raw(port, text));
+  });
+
+  it.each([
+    [
+      'headers beyond 16 KiB',
+      431,
+      'PAYLOAD_TOO_LARGE',
+      `GET / HTTP/1.1\r\nHost: x\r\nX: ${'j'.repeat(20_000)}\r\n\r\n`,
+    ],
+    ['another protocol', 400, 'VALIDATION_ERROR', '\x16\x03\x01\x02\x00\x01'],
+    ['no Host', 400, 'VALIDATION_ERROR', 'GET /api/v1/parcels HTTP/1.1\r\n\r\n'],
+    ['an unknown expectation', 417, 'VALIDATION_ERROR', 'GET / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n'],
+    [
+      'a chunk with long extensions',
+      413,
+      'PAYLOAD_TOO_LARGE',
+      `POST /api/v1/parcels HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1;${'e'.repeat(20_000)}\r\n{\r\n`,
+    ],
+    [
+      'a broken body',
+      400,
+      'VALIDATION_ERROR',
+      'POST /api/v1/parcels HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
+    ],
+  ])('tells %s in the words of every other error, and closes', async (_, status, code, text) => {
+    const { port } = await serve();
+    const answer = await raw(port, text);
+    expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+    expect(envelope(answer).error.code).toBe(code);
+    expect(answer.toLowerCase()).toContain('\r\nconnection: close\r\n');
+  });
+
+  it('never writes a second answer into one that is on its way', async () => {
+    const { port } = await serve();
+    const good = 'GET /api/v1/parcels HTTP/1.1\r\nHost: x\r\n\r\n';
+    const answer = await raw(port, `${good}NONSENSE\r\n\r\n`);
+    for (const part of answer.split(/(?=HTTP\/1\.1 )/)) {
+      const [head = '', body = ''] = part.split('\r\n\r\n');
+      expect(body).toHaveLength(Number(/content-length: (\d+)/i.exec(head)?.[1]));
+    }
   });
 
   it('closes on a client that does not finish its headers or its body', async () => {
     const { port } = await serve({ timeouts: { headers: 200, request: 400, check: 50 } });
-    expect(await raw(port, 'GET / HTTP/1.1\r\nHost: local')).toMatch(/^HTTP\/1\.1 408 /);
-    await raw(
-      port,
+    const slow = [
+      'GET / HTTP/1.1\r\nHost: local',
       'POST /api/v1/parcels HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{',
-    );
+    ];
+    for (const text of slow) {
+      const answer = await raw(port, text);
+      expect(answer).toMatch(/^HTTP\/1\.1 408 /);
+      expect(envelope(answer).error.message).toBe('the request did not arrive whole in time');
+    }
   });
 });
 

@@ -56,7 +56,12 @@ interface Answer {
 async function call(method: string, path: string, token: string, body?: unknown): Promise<Answer> {
   const answer = await app.request(`/api/v1${path}`, {
     method,
-    headers: { authorization: `Bearer ${token}`, ...(body ? { 'content-type': 'application/json' } : {}) },
+    // An event that is not there would be waited for.
+    headers: {
+      authorization: `Bearer ${token}`,
+      prefer: 'wait=0',
+      ...(body ? { 'content-type': 'application/json' } : {}),
+    },
     ...(body ? { body: JSON.stringify(body) } : {}),
   });
   const text = await answer.text();

@@ -14,7 +14,8 @@ const KEY_PREFIX = 'wb_';
 
 /**
  * Reads the bearer token (RFC 6750), an access token or an API key, when there is one and makes its owner the context's
- * actor. One that does not count leaves the request anonymous: public routes go on, the others refuse.
+ * actor. One that does not count leaves the request anonymous: public routes go on, the others refuse. So does the token
+ * of somebody who has to turn a second factor on first, but on routes behind `admitEnrolment`.
  */
 export function authenticate(
   check: Authenticate | undefined,
@@ -34,15 +35,30 @@ export function authenticate(
         }
       } else if (token !== undefined) {
         const session = await check?.(token);
-        if (session) {
-          c.set('session', session);
-          c.set('context', { ...c.get('context'), actor: { type: 'user', id: session.userId, role: session.role } });
+        if (session?.mustEnrol) {
+          c.set('authentication', { presented, enrolling: session });
+          return next();
         }
+        if (session) setSession(c, session);
       }
       c.set('authentication', { presented });
     } catch (failure) {
       c.set('authentication', { presented, failure });
     }
+    return next();
+  };
+}
+
+function setSession(c: ApiContext, session: Session): void {
+  c.set('session', session);
+  c.set('context', { ...c.get('context'), actor: { type: 'user', id: session.userId, role: session.role } });
+}
+
+/** `middleware: [admitEnrolment(), ...forUsers()]`: also for those who have to turn a second factor on first. */
+export function admitEnrolment(): MiddlewareHandler<ApiEnv> {
+  return (c, next) => {
+    const { enrolling } = c.get('authentication') ?? {};
+    if (enrolling) setSession(c, enrolling);
     return next();
   };
 }
@@ -105,8 +121,12 @@ export const isAllowed = (c: ApiContext, { roles, scope }: Audience): boolean =>
 function signedIn(c: ApiContext): Session {
   const session = c.get('session');
   if (session) return session;
-  const { presented, failure } = c.get('authentication') ?? {};
+  const { presented, failure, enrolling } = c.get('authentication') ?? {};
   if (failure !== undefined) throw failure;
+  if (enrolling)
+    refuse('FORBIDDEN', `the role ${enrolling.role} needs a second factor: turn one on first (POST /auth/mfa/setup)`, {
+      details: { mfa_enrolment_required: true },
+    });
   throw new Refusal({ code: 'UNAUTHORIZED', message: UNAUTHORIZED[presented ?? 'none'] });
 }
 

@@ -2,7 +2,7 @@ import type { MiddlewareHandler } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { matchedRoutes } from 'hono/route';
 import { Refusal, refuse } from '../../domain/problem.ts';
-import { type ApiContext, type ApiEnv, fieldPath } from '../router.ts';
+import { type ApiContext, type ApiEnv, type ApiRouter, fieldPath } from '../router.ts';
 
 /** What a body may have unless its route says otherwise. */
 export const DEFAULT_BODY_LIMIT = 64 * 1024;
@@ -45,8 +45,12 @@ function decodes(encoded: string): boolean {
   }
 }
 
-/** 413 by the route's limit, 415 for anything but JSON, 400 for JSON that cannot be stored or is nested too deep. */
-export function wellFormedBody(): MiddlewareHandler<ApiEnv> {
+/**
+ * 413 by the route's limit, 415 for anything but JSON, 400 for JSON that cannot be stored or is nested too deep, and for
+ * fields that are sent to a route of `app` without a body: they are unknown there.
+ */
+export function wellFormedBody(app: ApiRouter): MiddlewareHandler<ApiEnv> {
+  const takesNone = bodiless(app);
   return async (c, next) => {
     if (!hasBody(c)) return next();
     const maxSize = matchedRoutes(c).reduce((size, { handler }) => limits.get(handler) ?? size, DEFAULT_BODY_LIMIT);
@@ -56,7 +60,9 @@ export function wellFormedBody(): MiddlewareHandler<ApiEnv> {
       const encoding = c.req.header('content-encoding')?.trim().toLowerCase();
       if (mediaType !== 'application/json') refuse('UNSUPPORTED_MEDIA_TYPE', 'the body must be application/json');
       if (encoding && encoding !== 'identity') refuse('UNSUPPORTED_MEDIA_TYPE', 'the body must not be compressed');
-      examine(await textOf(c));
+      const raw = await textOf(c);
+      examine(raw);
+      if (takesNone(c)) refuseFields(raw);
       await next();
     };
     // A stated length is held to by node:http. Counting the stream instead makes a whole Request object of each
@@ -67,6 +73,37 @@ export function wellFormedBody(): MiddlewareHandler<ApiEnv> {
     if (Number(length) > maxSize) tooLarge();
     return examined();
   };
+}
+
+/** Whether a request goes to a documented route that takes no body. */
+function bodiless(app: ApiRouter): (c: ApiContext) => boolean {
+  let known: Set<string> | undefined;
+  return (c) => {
+    // Not before the first request: the routes are mounted after this.
+    known ??= new Set(
+      app.openAPIRegistry.definitions.flatMap((definition) => {
+        if (definition.type !== 'route' || definition.route.request?.body) return [];
+        return [`${definition.route.method.toUpperCase()} ${definition.route.path}`];
+      }),
+    );
+    const routes = known;
+    return matchedRoutes(c).some(({ method, path }) => routes.has(`${method} ${path.replace(/:(\w+)/g, '{$1}')}`));
+  };
+}
+
+/** Takes `{}` for no body, as some clients send it. */
+function refuseFields(raw: string): void {
+  let body: unknown;
+  try {
+    body = JSON.parse(raw);
+  } catch {
+    refuse('VALIDATION_ERROR', 'the body is not valid JSON');
+  }
+  if (typeof body !== 'object' || body === null || Array.isArray(body))
+    refuse('VALIDATION_ERROR', 'this takes no body');
+  const [field] = Object.keys(body as object);
+  if (field !== undefined)
+    refuse('VALIDATION_ERROR', `${field.slice(0, 100)} is not a known field`, { field: field.slice(0, 100) });
 }
 
 /** By its headers where there is a socket (RFC 9112, section 6.3), by its stream in process. */

@@ -1,11 +1,13 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { uuid } from '../../domain/ids.ts';
 import { endSessionsOf, forceReset, restoreUser, unlockUser } from '../../domain/users/intervention.ts';
-import type { ApiDeps } from '../deps.ts';
-import { forRoles } from '../middleware/authenticate.ts';
+import { resetSecondFactor } from '../../domain/users/second-factor.ts';
+import type { AuthDeps } from '../deps.ts';
+import { forRoles, sessionOf } from '../middleware/authenticate.ts';
 import { ok } from '../respond.ts';
 import { type ApiRouter, createRouter } from '../router.ts';
-import { errorResponses, success } from '../schemas.ts';
+import { errorResponses, jsonBody, success } from '../schemas.ts';
+import { oneTimeCode, presentedPassword } from './credentials.ts';
 import { USER_EXAMPLE, userSchema } from './users.ts';
 
 const tags = ['Administration'];
@@ -51,6 +53,25 @@ const routes = {
     request,
     responses: { 200: revoked, ...errorResponses(400, 401, 403, 404, 429, 503) },
   }),
+  resetSecondFactor: createRoute({
+    method: 'post',
+    path: '/admin/users/{id}/mfa/disable',
+    operationId: 'resetSecondFactor',
+    tags,
+    summary: 'Turn the second factor of an account off',
+    description:
+      'For whoever lost the authenticator and the recovery codes. Takes your own password and, when your second factor is on, a code of yours. Every session of the account ends, its owner is mailed, the password stays. Your own is turned off at `/auth/mfa/disable`.',
+    security,
+    middleware: forRoles('admin'),
+    request: {
+      ...request,
+      body: jsonBody(z.strictObject({ password: presentedPassword, code: oneTimeCode.optional() }), {
+        password: 'correct horse battery staple',
+        code: '492039',
+      }),
+    },
+    responses: { 200: revoked, ...errorResponses(400, 401, 403, 404, 409, 413, 415, 429, 503) },
+  }),
   restore: createRoute({
     method: 'post',
     path: '/admin/users/{id}/restore',
@@ -66,7 +87,9 @@ const routes = {
 };
 
 /** What administrators do to an account beyond changing it. Mounted by `adminUserRoutes`. */
-export function adminActionRoutes(deps: Pick<ApiDeps, 'transact' | 'config' | 'keyring'>): ApiRouter {
+export function adminActionRoutes(
+  deps: Pick<AuthDeps, 'database' | 'transact' | 'config' | 'keyring' | 'identity'>,
+): ApiRouter {
   const router = createRouter();
   const { transact, keyring, config } = deps;
 
@@ -80,6 +103,13 @@ export function adminActionRoutes(deps: Pick<ApiDeps, 'transact' | 'config' | 'k
   router.openapi(routes.forceReset, async (c) => {
     const { id } = c.req.valid('param');
     return ok(c, await transact(c.get('context'), (unit) => forceReset(unit, deps, id)));
+  });
+
+  router.openapi(routes.resetSecondFactor, async (c) => {
+    const { id } = c.req.valid('param');
+    const hands = { em: deps.database.em.fork(), transact, keyring, passwords: deps.identity.passwords };
+    const input = { adminId: sessionOf(c).userId, userId: id, ...c.req.valid('json') };
+    return ok(c, await resetSecondFactor(hands, c.get('context'), input));
   });
 
   router.openapi(routes.endSessions, async (c) => {

@@ -5,7 +5,7 @@ import { createUser, listUsers, USER_SORTS } from '../../domain/users/administra
 import { KYC_STATUSES, ROLES } from '../../domain/users/entities.ts';
 import { deleteUser, updateUser } from '../../domain/users/profile.ts';
 import { adminUserResource, findUser, userResource } from '../../domain/users/user.ts';
-import type { ApiDeps } from '../deps.ts';
+import type { AuthDeps } from '../deps.ts';
 import { matchingVersions, okTagged } from '../entity-tag.ts';
 import { forRoles, forScope, forUsers, forUsersOr, sessionOf } from '../middleware/authenticate.ts';
 import { moment } from '../moment.ts';
@@ -166,7 +166,9 @@ function ownOrAdmin(c: ApiContext, id: string): void {
 }
 
 /** `/users`, `/users/{id}` and the same under `/admin/users`. Mount it after `userRoutes`. */
-export function adminUserRoutes(deps: Pick<ApiDeps, 'database' | 'transact' | 'config' | 'keyring'>): ApiRouter {
+export function adminUserRoutes(
+  deps: Pick<AuthDeps, 'database' | 'transact' | 'config' | 'keyring' | 'identity'>,
+): ApiRouter {
   const router = createRouter();
   for (const routes of [routesAt('/users'), routesAt('/admin/users')]) {
     router.openapi(routes.list, async (c) => {

@@ -3,15 +3,17 @@ import { API_KEY_SORTS, createApiKey, getApiKey, listApiKeys, revokeApiKey } fro
 import { SCOPES } from '../../domain/api-keys/scopes.ts';
 import { uuid } from '../../domain/ids.ts';
 import { refuse } from '../../domain/problem.ts';
+import { withCode } from '../../domain/users/reauthentication.ts';
 import type { ApiDeps } from '../deps.ts';
-import { forRoles } from '../middleware/authenticate.ts';
+import { forRoles, sessionOf } from '../middleware/authenticate.ts';
 import { moment } from '../moment.ts';
 import { ok, pagination } from '../respond.ts';
 import { type ApiRouter, createRouter } from '../router.ts';
 import { errorResponses, jsonBody, pageQuery, success, text, timestamp } from '../schemas.ts';
 import { DEFAULT_TENANT, tenant, tenantQuery } from '../tenant.ts';
+import { oneTimeCode } from './credentials.ts';
 
-export interface ApiKeyDeps extends Pick<ApiDeps, 'database' | 'transact'> {
+export interface ApiKeyDeps extends Pick<ApiDeps, 'database' | 'transact' | 'keyring'> {
   apiKeys: {
     /** Resolves when a change of keys is in force in every process. */
     changed(): Promise<void>;
@@ -41,6 +43,7 @@ const keyInput = z
     scopes: z.array(z.enum(SCOPES)).min(1).max(SCOPES.length),
     tenant: tenant.optional().openapi({ description: 'Whose events, endpoints and types it may touch.' }),
     expires_at: moment.optional(),
+    code: oneTimeCode.optional(),
   })
   .openapi('ApiKeyInput');
 
@@ -71,7 +74,7 @@ const routes = {
     operationId: 'createApiKey',
     summary: 'Make a key for a machine client',
     description:
-      'The key is shown in this answer and never again. It may do what its scopes say, with what belongs to its tenant, until it expires or is revoked.',
+      'The key is shown in this answer and never again. It may do what its scopes say, with what belongs to its tenant, until it expires or is revoked. When your second factor is on, `code` is required.',
     request: { query: tenantQuery, body: jsonBody(keyInput, { name: 'Billing', scopes: ['events:write'] }) },
     responses: {
       201: success(newKeySchema, { description: 'Created.', example: NEW_EXAMPLE }),
@@ -123,12 +126,13 @@ export function apiKeyRoutes(deps: ApiKeyDeps): ApiRouter {
   const router = createRouter();
 
   router.openapi(routes.create, async (c) => {
-    const { name, scopes, expires_at, ...body } = c.req.valid('json');
+    const { name, scopes, expires_at, code, ...body } = c.req.valid('json');
     const named = c.req.valid('query').tenant;
     if (body.tenant !== undefined && named !== undefined && body.tenant !== named)
       refuse('VALIDATION_ERROR', 'tenant differs from the one in the query', { field: 'tenant' });
     const input = { name, scopes, expiresAt: expires_at, tenant: body.tenant ?? named ?? DEFAULT_TENANT };
-    const created = await deps.transact(c.get('context'), (unit) => createApiKey(unit, input));
+    const proof = { userId: sessionOf(c).userId, code, action: 'api_key.create' };
+    const created = await withCode(deps, c.get('context'), proof, (unit) => createApiKey(unit, input));
     await deps.apiKeys.changed();
     return ok(c, created, { status: 201 });
   });

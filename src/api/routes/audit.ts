@@ -4,22 +4,31 @@ import {
   type AuditFilter,
   exportText,
   InvalidCursor,
+  isLargeLog,
+  LARGE_LOG,
   list,
+  noteVerification,
   proof,
+  underWay,
   type Verification,
   verify,
+  verifyAuditCommand,
 } from '../../domain/audit/index.ts';
 import { uuid } from '../../domain/ids.ts';
+import { actorText } from '../../domain/messages/envelope.ts';
 import { refuse } from '../../domain/problem.ts';
+import { acceptedAnswer } from '../command.ts';
 import type { ApiDeps } from '../deps.ts';
 import { forScope } from '../middleware/authenticate.ts';
 import { moment } from '../moment.ts';
-import { ok } from '../respond.ts';
-import { type ApiRouter, createRouter } from '../router.ts';
-import { cursorQuery, errorResponses, success, text, timestamp } from '../schemas.ts';
+import { type Answer, ok } from '../respond.ts';
+import { type ApiContext, type ApiRouter, createRouter } from '../router.ts';
+import { acceptedResponse, cursorQuery, errorResponses, success, text, timestamp } from '../schemas.ts';
 
-export interface AuditDeps extends Pick<ApiDeps, 'database' | 'keyring' | 'transact'> {
-  /** How long a verification may take, in ms; 30 s when absent. */
+export interface AuditDeps extends ApiDeps {
+  /** Rows of a log that is verified while its caller waits; 100,000 when absent. */
+  largeLog?: number;
+  /** How long such a verification may take, in ms, before it goes to a worker too; 30 s when absent. */
   verifyWithinMs?: number;
   /** The newest checkpoint that is known outside the database. */
   anchor?: () => Promise<Anchor | undefined>;
@@ -130,9 +139,10 @@ const routes = {
     operationId: 'verifyAudit',
     summary: 'Whether the audit log is whole',
     description:
-      'Reads the whole log: rows, leaves, Merkle roots, the chain of checkpoints and their signatures, up to the first that does not hold. A log too large to be read in 30 s is 503: use `waybill audit verify` then.',
+      'Reads the whole log: rows, leaves, Merkle roots, the chain of checkpoints and their signatures, up to the first that does not hold. A log of more than 100,000 rows, or one that cannot be read in 30 s, is verified by a worker: 202, and the operation at `Location` has the verification as its `result`. Asked for again before that is finished, the same operation is answered.',
     responses: {
       200: success(verificationSchema, { example: { intact: true, rows: 4120, checkpoints: 412 } }),
+      ...acceptedResponse(verifyAuditCommand.type),
       ...errorResponses(401, 403, 429, 503),
     },
   }),
@@ -204,7 +214,10 @@ export function auditRoutes(deps: AuditDeps): ApiRouter {
     return ok(c, rows, { pagination: { limit: query.limit, has_more: next_cursor !== null, next_cursor } });
   });
 
-  router.openapi(routes.verify, async (c) => ok(c, await verified(deps)));
+  router.openapi(routes.verify, async (c) => {
+    const found = await verifiedAtOnce(deps);
+    return found ? ok(c, found) : verifyByWorker(c, deps);
+  });
 
   router.openapi(routes.proof, async (c) => {
     const found = await proof(deps.database.em.fork(), c.req.valid('param').id);
@@ -234,12 +247,16 @@ class OutOfTime extends Error {
   override name = 'OutOfTime';
 }
 
-/** The verification asks for its time between pages, so that it ends itself and not only the wait for it. */
-async function verified(deps: AuditDeps): Promise<Verification> {
+/**
+ * The verification of a log that is small enough to wait for; `undefined` for any other. It asks for its time between
+ * pages, so that it ends itself and not only the wait for it.
+ */
+async function verifiedAtOnce(deps: AuditDeps): Promise<Verification | undefined> {
   const end = performance.now() + (deps.verifyWithinMs ?? 30_000);
   const onProgress = () => {
     if (performance.now() > end) throw new OutOfTime();
   };
+  if (await isLargeLog(deps.database.em.fork(), deps.largeLog ?? LARGE_LOG)) return undefined;
   try {
     const anchor = await deps.anchor?.();
     return await verify(deps.database.em.fork(), {
@@ -248,11 +265,23 @@ async function verified(deps: AuditDeps): Promise<Verification> {
       ...(anchor ? { anchor } : {}),
     });
   } catch (error) {
-    if (!(error instanceof OutOfTime)) throw error;
-    refuse('SERVICE_UNAVAILABLE', 'the log is too large to be verified in one request: use waybill audit verify', {
-      retry_after: 60,
-    });
+    if (error instanceof OutOfTime) return undefined;
+    throw error;
   }
+}
+
+/** Hands the verification to a worker, or points to the one that the caller has under way. */
+async function verifyByWorker(c: ApiContext, deps: AuditDeps): Promise<Answer> {
+  const { type } = verifyAuditCommand;
+  const caller = actorText(c.get('context').actor);
+  const known = await underWay(deps.database.em.fork(), caller, deps.config.retention.operations);
+  if (known) return acceptedAnswer(c, known, type);
+  const operationId = deps.operationIds.issue(type);
+  const context = { ...c.get('context'), correlationId: operationId };
+  const command = { anchor: (await deps.anchor?.()) ?? null };
+  await deps.commands.send(verifyAuditCommand, command, context, { operationId, waitMs: 0 });
+  await noteVerification(deps.database.em.fork(), operationId, caller);
+  return acceptedAnswer(c, operationId, type);
 }
 
 /** Lines as a stream of larger chunks. The first is read before the answer begins, so that a fault there is still a 503. */

@@ -15,7 +15,7 @@ import { resetPassword } from '../../domain/users/recovery.ts';
 import { verifyEmail } from '../../domain/users/registration.ts';
 import { pause } from '../../services/service.ts';
 import { answerCommand } from '../command.ts';
-import type { ApiDeps } from '../deps.ts';
+import type { AuthDeps } from '../deps.ts';
 import { rateLimit } from '../middleware/rate-limit.ts';
 import { resetPages } from '../pages/reset.ts';
 import { verifyPages } from '../pages/verify.ts';
@@ -35,8 +35,6 @@ import {
 import { credentialRoutes, linkToken, oneTimeCode, presentedPassword } from './credentials.ts';
 import { sessionRoutes } from './sessions.ts';
 import { fullName } from './users.ts';
-
-export type AuthDeps = ApiDeps & { identity: Identity };
 
 const ADDRESS = 'ada@example.com';
 const USER_ID = '019a9f3e-6b00-7a11-8e22-3f4455667788';

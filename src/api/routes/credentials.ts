@@ -4,12 +4,12 @@ import { confirmEmailChange, requestEmailChange } from '../../domain/users/email
 import { ONE_TIME_CODE } from '../../domain/users/one-time-codes.ts';
 import { changePassword } from '../../domain/users/recovery.ts';
 import { disableSecondFactor, enableSecondFactor, setUpSecondFactor } from '../../domain/users/second-factor.ts';
-import { forUsers, sessionOf } from '../middleware/authenticate.ts';
+import type { AuthDeps } from '../deps.ts';
+import { admitEnrolment, forUsers, sessionOf } from '../middleware/authenticate.ts';
 import { rateLimit } from '../middleware/rate-limit.ts';
 import { ok } from '../respond.ts';
 import { type ApiRouter, createRouter } from '../router.ts';
 import { email, errorResponses, jsonBody, password, success, text } from '../schemas.ts';
-import type { AuthDeps } from './auth.ts';
 
 const PASSWORD = 'correct horse battery staple';
 const CODE = '492039';
@@ -97,7 +97,7 @@ const routes = {
     summary: 'Make a secret for your authenticator',
     description: 'Nothing asks for codes before the first one was sent to `/auth/mfa/enable`.',
     security,
-    middleware: forUsers(),
+    middleware: [admitEnrolment(), ...forUsers()],
     responses: {
       200: success(z.object({ secret: z.string(), otpauth_url: z.string() }), {
         description: 'A TOTP secret (RFC 6238) in base32, and as a link that authenticators scan.',
@@ -119,7 +119,7 @@ const routes = {
     description:
       'Ends your other sessions. The recovery codes are shown this once; each works once, instead of a code.',
     security,
-    middleware: forUsers(),
+    middleware: [admitEnrolment(), ...forUsers()],
     request: {
       body: jsonBody(z.strictObject({ code: text({ max: 64 }).regex(/^\d{6}$/, 'must be six digits') }), {
         code: CODE,

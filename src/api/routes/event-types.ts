@@ -142,7 +142,8 @@ const routes = {
     path: '/webhooks/event-types/{name}',
     operationId: 'updateEventType',
     summary: 'Give an event type a new version',
-    description: 'The new version counts from now on; the old ones can still be read.',
+    description:
+      'The new version counts from now on; the old ones can still be read, the newest 100 of them. What is already said by the newest version makes no new one.',
     request: { ...byName, body: jsonBody(newVersion, { description, schema, deprecated: true }) },
     responses: {
       200: success(typeSchema, { example: { ...EXAMPLE, deprecated: true, version: 2 } }),

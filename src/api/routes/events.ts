@@ -7,18 +7,23 @@ import {
   MAX_BATCH,
   MAX_CHANNELS,
   type Publication,
-  preparePublications,
+  preparePublication,
 } from '../../domain/events/publication.ts';
 import type { TypeLookup } from '../../domain/events/type-directory.ts';
+import { isUuid, timeOfId } from '../../domain/ids.ts';
 import type { Contract, EnvelopeOptions } from '../../domain/messages/contracts.ts';
 import { actorText, type RequestContext } from '../../domain/messages/envelope.ts';
 import { trail } from '../../domain/operations/trail.ts';
 import { refuse } from '../../domain/problem.ts';
+import { pause } from '../../services/service.ts';
+import { acknowledge } from '../command.ts';
 import type { ApiDeps } from '../deps.ts';
+import { prepareBatch } from '../event-batch.ts';
 import { HOP_EXAMPLES, hopSchema } from '../hops.ts';
 import { forScope } from '../middleware/authenticate.ts';
 import { allowBody } from '../middleware/well-formed.ts';
 import { moment } from '../moment.ts';
+import { preferencesOf } from '../preferences.ts';
 import { ok } from '../respond.ts';
 import { type ApiContext, type ApiRouter, createRouter, refusalOf } from '../router.ts';
 import { cursorQuery, errorResponses, jsonBody, success, text, timestamp } from '../schemas.ts';
@@ -44,6 +49,14 @@ export interface EventDeps extends Pick<ApiDeps, 'database'> {
 const BODY_BYTES = 384 * 1024;
 const BATCH_BYTES = 4 * 1024 * 1024;
 
+/** How long an event that is not there yet is waited for, in ms: unasked, and at most. */
+const WAIT_MS = 2000;
+const LONGEST_WAIT_MS = 10_000;
+/** Requests that wait at once, per process; the others are answered at once. Each asks the database every 200 ms. */
+const MAX_WAITING = 64;
+/** An id of ours that is older than this was stored long ago, or is none. */
+const YOUNG_MS = 60_000;
+
 export const eventInput = z
   .strictObject({
     type: text({ max: 128 }).openapi({ example: 'payment.succeeded' }),
@@ -63,6 +76,15 @@ export const eventInput = z
       .openapi({ description: 'Endpoints that name channels get only events that share one.', example: ['eu'] }),
   })
   .openapi('EventInput');
+
+/** Its events are checked one by one (`prepareBatch`), so that a refusal tells of all of them. */
+const batchInput = z.strictObject({
+  events: z
+    .array(z.unknown(), { error: 'must be a list' })
+    .min(1)
+    .max(MAX_BATCH, { abort: true })
+    .openapi({ items: { $ref: '#/components/schemas/EventInput' } }),
+});
 
 const eventSchema = z
   .object({
@@ -111,9 +133,18 @@ const EXAMPLE = {
 const INPUT = { type: EXAMPLE.type, data: EXAMPLE.data, id: EXAMPLE.id };
 
 const shared = { tags: ['Webhooks'], security: [{ bearerAuth: [] }] };
-const byId = { params: z.object({ id: text({ max: 128, trim: false }) }), query: tenantQuery };
+const byId = {
+  params: z.object({ id: text({ max: 128, trim: false }) }),
+  query: tenantQuery,
+  headers: z.object({
+    prefer: z.string().optional().openapi({
+      description: '`wait=n` waits up to n seconds (0 to 10) for an event that is not stored yet.',
+      example: 'wait=5',
+    }),
+  }),
+};
 const NOT_YET =
-  'An event exists here as soon as the fan-out has stored it, a moment after it was accepted; until then 404.';
+  'The fan-out stores an event a moment after it was accepted. One that is not there yet is waited for, up to 2 s or what `Prefer: wait=n` says; an id that the platform made more than a minute ago is not. 404: there is no such event in this tenant, or it is on its way still and a repeat will find it.';
 const keyHeader = z.object({
   'idempotency-key': z.string().optional().openapi({
     description: 'Stands for the `id` of each event that has none, so that a repeat is the same event.',
@@ -144,12 +175,12 @@ const routes = {
     operationId: 'publishEvents',
     summary: 'Publish up to 100 events',
     description:
-      'All are checked before any is published. After a 503 some may have been published: events with an `id`, and those under an `Idempotency-Key`, can be sent again safely.',
+      'All are checked before any is published: one bad event and none is accepted. `error.details` names every bad one, `{index,field,message}` by index, at most 5 faults of each; `PAYLOAD_TOO_LARGE` when the only fault is too much `data`. An `id` that comes twice is one event, the first. After a 503 some may have been published: events with an `id`, and those under an `Idempotency-Key`, can be sent again safely.',
     middleware: [...forScope('events:write'), allowBody(BATCH_BYTES)],
     request: {
       query: tenantQuery,
       headers: keyHeader,
-      body: jsonBody(z.strictObject({ events: z.array(eventInput).min(1).max(MAX_BATCH) }), { events: [INPUT] }),
+      body: jsonBody(batchInput, { events: [INPUT] }),
     },
     responses: {
       202: success(z.object({ event_ids: z.array(z.string()) }), {
@@ -224,31 +255,40 @@ export function eventRoutes(deps: EventDeps): ApiRouter {
   const publish = (c: ApiContext, { contract, data, options }: Publication) =>
     deps.messaging.publishEvent(contract, data, c.get('context'), options);
 
-  /** Checked and in the order of `inputs`; nothing is published yet. */
-  async function prepare(
-    c: ApiContext,
-    named: string | undefined,
-    inputs: EventInput[],
-    path?: (index: number) => (string | number)[],
-  ): Promise<Publication[]> {
-    const who = publisherOf(c, tenantOf(c, named));
-    const types = await deps.eventTypes.find(
-      who.tenant,
-      inputs.map(({ type }) => type),
-    );
-    return checked(() => preparePublications(inputs, who, path, types));
+  let waiting = 0;
+
+  /** The event, waited for when it may have been accepted just now. `undefined` when it is not there by then. */
+  async function lookUp(c: ApiContext, tenant: string, id: string) {
+    const find = () => findEvent(deps.database.em.fork(), tenant, id);
+    const preferences = preferencesOf(c.req.header('prefer'));
+    const asked = preferences.waitMs === undefined ? undefined : Math.min(preferences.waitMs, LONGEST_WAIT_MS);
+    if (asked !== undefined) acknowledge(c, { ...preferences, applied: [`wait=${asked / 1000}`] });
+    const found = await find();
+    const waitMs = asked ?? (mayBeYoung(id) ? WAIT_MS : 0);
+    if (found || waitMs === 0 || waiting >= MAX_WAITING) return found;
+    waiting += 1;
+    try {
+      return await poll(find, waitMs, c.req.raw.signal);
+    } finally {
+      waiting -= 1;
+    }
   }
 
   router.openapi(routes.publish, async (c) => {
-    const [publication] = await prepare(c, c.req.valid('query').tenant, [c.req.valid('json')]);
-    if (!publication) throw new Error('an event was neither refused nor prepared');
+    const who = publisherOf(c, tenantOf(c, c.req.valid('query').tenant));
+    const input: EventInput = c.req.valid('json');
+    const types = await deps.eventTypes.find(who.tenant, [input.type]);
+    const publication = checked(() => preparePublication(input, who, types));
     await publish(c, publication);
     return ok(c, { event_id: publication.options.id }, { status: 202, ...warning([publication]) });
   });
 
   router.openapi(routes.publishBatch, async (c) => {
     const { events } = c.req.valid('json');
-    const publications = await prepare(c, c.req.valid('query').tenant, events, (index) => ['events', index]);
+    const who = publisherOf(c, tenantOf(c, c.req.valid('query').tenant));
+    const publications = await prepareBatch(events, who, eventInput, (names) =>
+      deps.eventTypes.find(who.tenant, names),
+    );
     // Of two with one id the first counts, so the second need not travel.
     const once = new Map<string, Publication>();
     for (const publication of publications) {
@@ -275,24 +315,45 @@ export function eventRoutes(deps: EventDeps): ApiRouter {
 
   router.openapi(routes.get, async (c) => {
     const tenant = tenantOf(c, c.req.valid('query').tenant);
-    const found = await findEvent(deps.database.em.fork(), tenant, c.req.valid('param').id);
-    return ok(c, found ?? refuse('NOT_FOUND', 'there is no such event'));
+    return ok(c, (await lookUp(c, tenant, c.req.valid('param').id)) ?? unknownEvent());
   });
 
   router.openapi(routes.trail, async (c) => {
     const id = c.req.valid('param').id;
     const tenant = tenantOf(c, c.req.valid('query').tenant);
-    const event = await findEvent(deps.database.em.fork(), tenant, id);
     // Where endpoints are is no business of a key that may only read events.
     const full = c.get('client') === undefined;
-    const found = await trail(() => deps.database.em.fork(), { event: { tenant, id }, full });
-    if (!event && found.hops.length === 0) refuse('NOT_FOUND', 'there is no such event');
+    const follow = () => trail(() => deps.database.em.fork(), { event: { tenant, id }, full });
+    let event = await findEvent(deps.database.em.fork(), tenant, id);
+    let found = await follow();
+    if (!event && found.hops.length === 0) {
+      event = (await lookUp(c, tenant, id)) ?? unknownEvent();
+      found = await follow();
+    }
     // Operators follow what happens; what it is about may be personal.
     const hidden = c.get('session')?.role === 'operator' ? { data: null } : {};
     return ok(c, { event: event ? { ...event, ...hidden } : null, ...found });
   });
 
   return router;
+}
+
+const unknownEvent = (): never => refuse('NOT_FOUND', 'there is no such event, or it is still on its way');
+
+/** An id that a client gave says nothing of its age. */
+const mayBeYoung = (id: string): boolean =>
+  EVENT_ID.test(id) && (!isUuid(id) || id[14] !== '7' || timeOfId(id) > Date.now() - YOUNG_MS);
+
+/** Asks again, after 25 ms first and each 200 ms in the end, until there is something, `ms` are over or nobody listens. */
+async function poll<T>(find: () => Promise<T | undefined>, ms: number, gone: AbortSignal): Promise<T | undefined> {
+  const end = performance.now() + ms;
+  for (let step = 25; ; step = Math.min(step * 2, 200)) {
+    const left = end - performance.now();
+    if (left <= 0 || gone.aborted) return undefined;
+    await pause(Math.min(step, left), gone);
+    const found = await find();
+    if (found) return found;
+  }
 }
 
 /** Says that types are deprecated, in an answer that is a success all the same. */

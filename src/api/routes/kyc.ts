@@ -1,7 +1,8 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { isUuid, uuid } from '../../domain/ids.ts';
+import { CLAIM_MINUTES, claimKyc, releaseKyc } from '../../domain/kyc/claims.ts';
 import { cancelKycCommand, DECISIONS, decideKycCommand, submitKycCommand } from '../../domain/kyc/messages.ts';
-import { findCase, findOwnKyc, findToDecide, listByStatus } from '../../domain/kyc/queries.ts';
+import { findCase, findOwnKyc, findToDecide, type HeldBy, listByStatus } from '../../domain/kyc/queries.ts';
 import { submissionSchema } from '../../domain/kyc/submission.ts';
 import { ATTEMPT_STATUSES, findTransition, KYC_STATUSES } from '../../domain/kyc/transitions.ts';
 import { refuse } from '../../domain/problem.ts';
@@ -47,6 +48,8 @@ const reviewSchema = attemptSchema
     previous_id: uuid.nullable(),
     comment: z.string().nullable().openapi({ description: 'Internal; never shown to the user.' }),
     version: z.int(),
+    claimed_by: uuid.nullable().openapi({ description: 'The reviewer who holds it; null when nobody does.' }),
+    claimed_until: timestamp.nullable(),
   })
   .openapi('KycReview');
 
@@ -81,6 +84,20 @@ const decisionBody = z
     message: 'is required for this decision',
   });
 
+const claimBody = z.strictObject({
+  minutes: z
+    .int()
+    .min(CLAIM_MINUTES.min)
+    .max(CLAIM_MINUTES.max)
+    .optional()
+    .openapi({ description: `How long the claim holds; ${CLAIM_MINUTES.default} when absent.` }),
+});
+
+const heldBy = z
+  .union([z.enum(['me', 'any', 'none']), uuid.toLowerCase()])
+  .optional()
+  .openapi({ description: 'Claimed by the caller (`me`), by anybody, by nobody, or by the reviewer with this id.' });
+
 const ATTEMPT = {
   id: '019a9f3e-6c1d-7cc0-9d1f-2f3a5b7c9d01',
   status: 'in_review',
@@ -102,6 +119,13 @@ const REVIEW = {
   previous_id: null,
   comment: null,
   version: 3,
+  claimed_by: null,
+  claimed_until: null,
+};
+const CLAIMED = {
+  ...REVIEW,
+  claimed_by: '019a9f3e-6a00-7000-8000-000000000007',
+  claimed_until: '2026-11-20T11:15:00.000Z',
 };
 const MOVE = { from: 'processing', to: 'in_review', actor: 'provider:manual', reason: null, comment: null };
 const SUBMISSION = {
@@ -112,6 +136,7 @@ const SUBMISSION = {
 
 const shared = { tags: ['KYC'], security: [{ bearerAuth: [] }] };
 const ofUser = { params: z.object({ id: uuid }) };
+const ofAttempt = { params: z.object({ id: uuid }) };
 
 const routes = {
   submit: createRoute({
@@ -160,7 +185,7 @@ const routes = {
     operationId: 'decideKyc',
     summary: 'Decide on an identity check',
     description:
-      'Approve, refuse, ask for other input, or take the case up again. 403 for one’s own case; 409 for a move that the check’s state does not allow, and when somebody else decided meanwhile.',
+      'Approve, refuse, ask for other input, or take the case up again. 403 for one’s own case; 409 for a move that the check’s state does not allow, and when somebody else decided meanwhile or holds the check.',
     middleware: forRoles('admin', 'reviewer'),
     request: {
       ...ofUser,
@@ -199,10 +224,42 @@ const routes = {
     operationId: 'listKycQueue',
     summary: 'The review queue, the oldest first',
     middleware: forRoles('admin', 'reviewer'),
-    request: { query: cursorQuery.extend({ status: z.enum(ATTEMPT_STATUSES).default('in_review') }) },
+    request: {
+      query: cursorQuery.extend({ status: z.enum(ATTEMPT_STATUSES).default('in_review'), claimed_by: heldBy }),
+    },
     responses: {
       200: success(z.array(reviewSchema), { pagination: 'cursor', example: [REVIEW] }),
       ...errorResponses(400, 401, 403, 429, 503),
+    },
+  }),
+  claim: createRoute({
+    ...shared,
+    method: 'post',
+    path: '/admin/kyc/{id}/claim',
+    operationId: 'claimKyc',
+    summary: 'Claim an identity check, or hold it for longer',
+    description:
+      'Until `claimed_until` nobody else’s decision on it is taken. Claimed again by its holder it is theirs for as long from now on. It ends by itself, when it is released, and with the decision; a check that nobody holds can be decided all the same. 403 for one’s own check; 409 when there is nothing to decide, and while another reviewer holds it: `details` has `claimed_by` and `claimed_until`.',
+    middleware: forRoles('admin', 'reviewer'),
+    request: { ...ofAttempt, body: { ...jsonBody(claimBody, { minutes: 15 }), required: false } },
+    responses: {
+      200: success(reviewSchema, { example: CLAIMED }),
+      ...errorResponses(400, 401, 403, 404, 409, 429, 503),
+    },
+  }),
+  release: createRoute({
+    ...shared,
+    method: 'delete',
+    path: '/admin/kyc/{id}/claim',
+    operationId: 'releaseKyc',
+    summary: 'Give a claimed identity check back',
+    description:
+      'An admin ends anybody’s claim, a reviewer their own: 409 while another reviewer holds it. One that nobody holds is answered as it is.',
+    middleware: forRoles('admin', 'reviewer'),
+    request: ofAttempt,
+    responses: {
+      200: success(reviewSchema, { example: REVIEW }),
+      ...errorResponses(400, 401, 403, 404, 409, 429, 503),
     },
   }),
 };
@@ -242,13 +299,28 @@ export function kycRoutes(deps: ApiDeps): ApiRouter {
   });
 
   router.openapi(routes.queue, async (c) => {
-    const { limit, cursor, status } = c.req.valid('query');
-    const query = { status, limit, after: cursor && fromCursor(cursor) };
+    const { limit, cursor, status, claimed_by } = c.req.valid('query');
+    const held: HeldBy | undefined =
+      claimed_by === undefined || claimed_by === 'any' || claimed_by === 'none'
+        ? claimed_by
+        : { reviewer: claimed_by === 'me' ? sessionOf(c).userId : claimed_by };
+    const query = { status, limit, after: cursor && fromCursor(cursor), held };
     const found = await listByStatus(deps.database.em.fork(), query);
     const page = found.slice(0, limit);
     const last = page.at(-1);
     const more = found.length > limit && last !== undefined;
     return ok(c, page, { pagination: { limit, has_more: more, next_cursor: more ? toCursor(last.id) : null } });
+  });
+
+  router.openapi(routes.claim, async (c) => {
+    const { minutes = CLAIM_MINUTES.default } = c.req.valid('json') ?? {};
+    const attemptId = c.req.valid('param').id;
+    return ok(c, await deps.transact(c.get('context'), (unit) => claimKyc(unit, { attemptId, minutes })));
+  });
+
+  router.openapi(routes.release, async (c) => {
+    const claim = { attemptId: c.req.valid('param').id, anybodys: sessionOf(c).role === 'admin' };
+    return ok(c, await deps.transact(c.get('context'), (unit) => releaseKyc(unit, claim)));
   });
 
   return router;

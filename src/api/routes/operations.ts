@@ -12,6 +12,7 @@ import {
 import type { OperationRow } from '../../domain/operations/operations.ts';
 import { trail } from '../../domain/operations/trail.ts';
 import { refuse } from '../../domain/problem.ts';
+import { currentTime } from '../../services/clock.ts';
 import { pause } from '../../services/service.ts';
 import { acknowledge } from '../command.ts';
 import type { ApiDeps } from '../deps.ts';
@@ -41,7 +42,10 @@ const problem = z
 const operationSchema = z
   .object({
     operation_id: uuid,
-    type: z.string().nullable().openapi({ description: '`null` until a worker has taken it up.' }),
+    type: z.string().nullable().openapi({
+      description:
+        '`null` only where the id does not tell: one that an earlier version issued, until a worker takes it up.',
+    }),
     status: z.enum(OPERATION_STATUSES).openapi({
       description: '`running`: at least one attempt failed and a retry is pending. `failed`: see `error`.',
     }),
@@ -219,7 +223,7 @@ const isDiscreet = (c: ApiContext, row: OperationRow | undefined): boolean =>
 
 /** Waits until an operation is old enough for its answer to say nothing about its worker; whether there was any waiting. */
 async function grown(id: string): Promise<boolean> {
-  const left = Math.min(DISCREET_MS, timeOfId(id) + DISCREET_MS - Date.now());
+  const left = Math.min(DISCREET_MS, timeOfId(id) + DISCREET_MS - currentTime());
   if (left > 0) await pause(left);
   return left > 0;
 }
@@ -240,11 +244,11 @@ async function look(
   may: (c: ApiContext, row: OperationRow | undefined) => boolean,
 ): Promise<{ row: OperationRow | undefined; record: OperationRecord }> {
   const row = await deps.commands.await(id, waitMs);
-  const issuedAt = deps.operationIds.issuedAt(id);
+  const issued = row ? undefined : deps.operationIds.read(id);
   const known =
-    row !== undefined || (issuedAt !== undefined && issuedAt > Date.now() - deps.config.retention.operations);
+    row !== undefined || (issued !== undefined && issued.at > currentTime() - deps.config.retention.operations);
   if (!known || !may(c, row)) refuse('NOT_FOUND', 'there is no such operation');
-  return { row, record: row ? shownTo(c, row) : acceptedRecord(id, issuedAt ?? 0) };
+  return { row, record: row ? shownTo(c, row) : acceptedRecord(id, issued) };
 }
 
 /** A cursor is the last id of its page, wrapped so that nobody builds one. */

@@ -3,7 +3,7 @@ import { uuid } from '../../domain/ids.ts';
 import { refuse } from '../../domain/problem.ts';
 import { listSessions, revokeSessions, SESSION_SORTS } from '../../domain/sessions/sessions.ts';
 import type { ApiDeps } from '../deps.ts';
-import { forUsers, sessionOf } from '../middleware/authenticate.ts';
+import { admitEnrolment, forUsers, sessionOf } from '../middleware/authenticate.ts';
 import { ok, pagination } from '../respond.ts';
 import { type ApiRouter, createRouter } from '../router.ts';
 import { errorResponses, pageQuery, success, timestamp } from '../schemas.ts';
@@ -42,7 +42,7 @@ const routes = {
     tags,
     summary: 'End this session',
     security,
-    middleware: forUsers(),
+    middleware: [admitEnrolment(), ...forUsers()],
     responses: {
       200: success(z.object({ session_id: uuid }), { example: { session_id: SESSION.id } }),
       ...errorResponses(401, 429, 503),

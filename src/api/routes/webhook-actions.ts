@@ -93,7 +93,7 @@ const routes = {
     operationId: 'retryWebhookDelivery',
     summary: 'Send a delivery again now',
     description:
-      'Whatever its state, a delivered one too, and past an open breaker. Its attempts go on counting: one that had used up its schedule gets one attempt more. 409 when its endpoint is disabled or deleted, it is on its way at this moment, or its event is past its retention.',
+      'Whatever its state, a delivered one too, and past an open breaker. Its attempts go on counting, and its schedule begins anew. 409 when its endpoint is disabled or deleted, it is on its way at this moment, or its event is past its retention.',
     request: byId,
     responses: {
       202: success(deliverySchema, { description: 'On its way.', example: RESENT }),
@@ -123,7 +123,7 @@ const routes = {
     path: '/webhooks/endpoints/{id}/test',
     operationId: 'testWebhookEndpoint',
     summary: 'Send a test event to an endpoint',
-    description: `Sends the catalogue's example of a type (\`${DEFAULT_TEST_TYPE}\` when none is named) to this endpoint alone, whatever types and channels it asks for; signed, recorded and retried as every delivery is. 409 when the endpoint is disabled.`,
+    description: `Sends the catalogue's example of a type (\`${DEFAULT_TEST_TYPE}\` when none is named) to this endpoint alone, whatever types and channels it asks for; signed, recorded and retried as every delivery is. Its first attempt is made at once, past an open breaker, a pause and the endpoint's rate. 409 when the endpoint is disabled.`,
     request: { ...byId, body: { ...jsonBody(test, { event_type: 'user.created' }), required: false } },
     responses: {
       202: success(z.object({ event_id: z.string(), delivery_id: uuid }), {

@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import type { Database } from '../../services/database.ts';
 import type { Logger } from '../../services/logger.ts';
 import { CACHE_LIFE_MS, type RevisionNotices, RevisionWatch } from '../../services/revision.ts';
@@ -72,7 +73,7 @@ export class ApiKeyVerifier implements Service {
       if (keys.size >= REMEMBERED) keys.clear();
       keys.set(name, known);
     }
-    if (known === undefined || known.expiresAt <= Date.now()) return undefined;
+    if (known === undefined || known.expiresAt <= currentTime()) return undefined;
     this.#usage.note(known.keyId);
     return known;
   };

@@ -80,3 +80,20 @@ export const AuditSubjectKey = defineEntity({
     destroyed_at: p.datetime(3).nullable(),
   },
 });
+
+/** A verification of a large log that is under way; gone when it is finished. */
+export const AuditVerification = defineEntity({
+  name: 'AuditVerification',
+  tableName: 'audit_verifications',
+  properties: {
+    operation_id: p.uuid().primary(),
+    /** `user:<id>` or `api_key:<id>`. */
+    caller: p.text(),
+    sealed_position: p.blob().nullable(),
+    updated_at: p.datetime().defaultRaw('now()'),
+  },
+  indexes: [
+    { name: 'idx_audit_verifications_caller', properties: ['caller'] },
+    { name: 'idx_audit_verifications_updated_at', properties: ['updated_at'] },
+  ],
+});

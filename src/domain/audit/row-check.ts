@@ -1,7 +1,13 @@
 import type { Checkpoint } from './checkpoint.ts';
 import { merkleRoot } from './merkle.ts';
 import type { CheckedRow } from './row-reader.ts';
-import type { Broken } from './verify.ts';
+
+/** `id` is null where no row can be named: a row that is gone, a checkpoint. */
+export interface Broken {
+  id: string | null;
+  checkpoint: number;
+  why: string;
+}
 
 const rootOf = (rows: readonly CheckedRow[]) => merkleRoot(rows.map((row) => row.leaf)).toString('hex');
 

@@ -1,5 +1,6 @@
 import type { EntityManager } from '@mikro-orm/postgresql';
 import { sql } from 'kysely';
+import { currentTime } from '../../services/clock.ts';
 import { type Checkpoint, checkpointHash, GENESIS } from './checkpoint.ts';
 import { merkleRoot } from './merkle.ts';
 import { type AuditRecord, subjectOf } from './record.ts';
@@ -95,7 +96,7 @@ const CLOCK_SKEW_MS = 24 * 60 * 60 * 1000;
 async function alreadyRecorded(em: EntityManager, prepared: readonly Prepared[]): Promise<Set<string>> {
   const ids = prepared.map(({ row }) => row.id);
   const oldest = Math.min(...prepared.map(({ row }) => Date.parse(row.occurred_at)));
-  const since = new Date(Math.min(oldest, Date.now()) - CLOCK_SKEW_MS).toISOString();
+  const since = new Date(Math.min(oldest, currentTime()) - CLOCK_SKEW_MS).toISOString();
   const { rows } = await sql<{ id: string }>`
     select id::text from audit_events
     where id = any(${ids}::uuid[]) and recorded_at >= ${since}::timestamptz`.execute(em.getKysely());

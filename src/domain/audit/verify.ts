@@ -10,17 +10,10 @@ import {
   type RawCheckpoint,
   signatureHolds,
 } from './checkpoint.ts';
-import { brokenRow } from './row-check.ts';
+import { type Broken, brokenRow } from './row-check.ts';
 import { RowReader } from './row-reader.ts';
 import type { AuditKeys } from './sealing.ts';
 import { isOurs, publicKeyOf, signingKeys } from './signing-keys.ts';
-
-/** `id` is null where no row can be named: a row that is gone, a checkpoint. */
-export interface Broken {
-  id: string | null;
-  checkpoint: number;
-  why: string;
-}
 
 /** `rows` and `checkpoints` count what was checked and found whole, up to the first that was not. */
 export interface Verification {
@@ -40,6 +33,25 @@ export interface VerifyOptions {
   onProgress?: (progress: { rows: number; checkpoints: number; of: number }) => void;
 }
 
+/** How far a verification has come: the log is whole up to and with checkpoint `n`, and is read up to `head`. */
+export interface Position {
+  head: number;
+  n: number;
+  hash: string;
+  rows: number;
+  checkpoints: number;
+}
+
+export interface SliceOptions extends VerifyOptions {
+  /** Where the slice before ended; the start of the log when absent. */
+  position?: Position | undefined;
+  /** Asked after each checkpoint: whether to stop there. */
+  enough: () => boolean;
+}
+
+/** A slice ends with the verdict on the whole log, or with where the next one begins. */
+export type Slice = { verdict: Verification } | { position: Position };
+
 const CHECKPOINTS_PER_PAGE = 200;
 
 async function lastCheckpoint(em: EntityManager): Promise<number> {
@@ -49,16 +61,15 @@ async function lastCheckpoint(em: EntityManager): Promise<number> {
   return Number(rows[0]?.n ?? 0);
 }
 
-async function* checkpointPages(em: EntityManager, head: number): AsyncGenerator<Checkpoint[]> {
-  let after: string | null = null;
+async function* checkpointPages(em: EntityManager, after: number, head: number): AsyncGenerator<Checkpoint[]> {
   for (;;) {
     const { rows }: { rows: RawCheckpoint[] } = await sql<RawCheckpoint>`
       select ${checkpointColumns} from audit_checkpoints c
-      where c.n <= ${head} and (${after}::bigint is null or c.n > ${after}::bigint)
+      where c.n <= ${head} and (${after} = 0 or c.n > ${after})
       order by c.n limit ${CHECKPOINTS_PER_PAGE}`.execute(em.getKysely());
     if (rows.length > 0) yield rows.map(parseCheckpoint);
     if (rows.length < CHECKPOINTS_PER_PAGE) return;
-    after = rows.at(-1)?.n ?? null;
+    after = Number(rows.at(-1)?.n);
   }
 }
 
@@ -116,15 +127,22 @@ async function strayRow(em: EntityManager, head: number): Promise<Broken | undef
  * what is left is a shorter log that is whole. An `anchor` kept elsewhere, from the log stream for one, shows it.
  */
 export async function verify(em: EntityManager, options: VerifyOptions = {}): Promise<Verification> {
-  const { anchor, from = 1 } = options;
-  const head = await lastCheckpoint(em);
-  const keys = await trustedKeys(em, options.keys);
-  const reader = new RowReader(em, { from, upTo: head });
-  const seen = { rows: 0, checkpoints: 0 };
-  const fail = (first_broken: Broken): Verification => ({ intact: false, ...seen, first_broken });
+  const slice = await verifySlice(em, { ...options, enough: () => false });
+  if ('verdict' in slice) return slice.verdict;
+  throw new Error('a verification without an end to its time stopped');
+}
 
-  let previous = { n: 0, hash: GENESIS };
-  for await (const page of checkpointPages(em, head)) {
+/** `verify` in parts: what was found whole in the slice before is taken for whole, and the log ends where it ended then. */
+export async function verifySlice(em: EntityManager, options: SliceOptions): Promise<Slice> {
+  const { anchor, from = 1, position } = options;
+  const head = position?.head ?? (await lastCheckpoint(em));
+  const keys = await trustedKeys(em, options.keys);
+  const seen = { rows: position?.rows ?? 0, checkpoints: position?.checkpoints ?? 0 };
+  const fail = (first_broken: Broken): Slice => ({ verdict: { intact: false, ...seen, first_broken } });
+
+  let previous = { n: position?.n ?? 0, hash: position?.hash ?? GENESIS };
+  const reader = new RowReader(em, { from: Math.max(from, previous.n + 1), upTo: head });
+  for await (const page of checkpointPages(em, previous.n, head)) {
     const found = await Promise.all(
       page.map((checkpoint, i) => brokenCheckpoint(checkpoint, page[i - 1] ?? previous, keys)),
     );
@@ -155,6 +173,9 @@ export async function verify(em: EntityManager, options: VerifyOptions = {}): Pr
       }
       seen.checkpoints += 1;
       previous = checkpoint;
+      if (checkpoint.n < head && options.enough()) {
+        return { position: { head, n: checkpoint.n, hash: checkpoint.hash, ...seen } };
+      }
     }
     options.onProgress?.({ ...seen, of: head });
   }
@@ -167,5 +188,5 @@ export async function verify(em: EntityManager, options: VerifyOptions = {}): Pr
       why: `the log ends at checkpoint ${head}, but the anchor names ${anchor.n}: its end was cut off`,
     });
   }
-  return { intact: true, ...seen };
+  return { verdict: { intact: true, ...seen } };
 }

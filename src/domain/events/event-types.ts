@@ -13,6 +13,8 @@ import { type Fault, MAX_SCHEMA_BYTES } from './schema-guard.ts';
 export const EVENT_TYPE_NAME = /^[a-z0-9_]+(\.[a-z0-9_]+)*$/;
 /** Of its own, per tenant. */
 const MAX_TYPES = 500;
+/** Of one type; the oldest go. */
+const MAX_VERSIONS = 100;
 
 /** A type of event as the API shows it. */
 export interface EventTypeResource {
@@ -144,7 +146,10 @@ export async function createEventType(
   return insertVersion(unit, tenant, name, 1, prepared);
 }
 
-/** Gives a type a new version, which counts from the commit on. Refuses with NOT_FOUND, or CONFLICT. */
+/**
+ * Gives a type a new version, which counts from the commit on; one that says what the newest says is no new version.
+ * Of more than 100 the oldest go. Refuses with NOT_FOUND, or CONFLICT.
+ */
 export async function updateEventType(
   unit: Unit,
   tenant: string,
@@ -153,11 +158,18 @@ export async function updateEventType(
 ): Promise<EventTypeResource> {
   notBuiltIn(name);
   await advanceRevision(unit.em, 'event_types');
-  const { rows } = await sql<{ version: number | null }>`
-    select max(version) as version from event_types where tenant = ${tenant} and name = ${name}`.execute(
-    unit.em.getKysely(),
+  const db = unit.em.getKysely();
+  const { description, schema, example, deprecated } = prepared;
+  const { rows } = await sql<Row & { same: boolean }>`
+    select ${COLUMNS}, description = ${description} and schema::text = ${schema} and example::text is not distinct from ${example}
+      and deprecated = ${deprecated} as same
+    from event_types where tenant = ${tenant} and name = ${name} order by version desc limit 1`.execute(db);
+  const newest = rows[0] ?? unknownType();
+  if (newest.same) return resource(newest);
+  await sql`delete from event_types where tenant = ${tenant} and name = ${name} and version <= ${newest.version + 1 - MAX_VERSIONS}`.execute(
+    db,
   );
-  return insertVersion(unit, tenant, name, (rows[0]?.version ?? unknownType()) + 1, prepared);
+  return insertVersion(unit, tenant, name, newest.version + 1, prepared);
 }
 
 async function insertVersion(

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { newId } from '../ids.ts';
 import type { Contract } from '../messages/contracts.ts';
-import { Refusal } from '../problem.ts';
+import { refuse } from '../problem.ts';
 import { type EventType, findEventType } from './catalogue.ts';
 import { type Budget, CHECK_MS } from './schema-check.ts';
 
@@ -29,7 +29,7 @@ export interface EventInput {
 export interface Publication {
   contract: Contract<unknown>;
   data: unknown;
-  options: { id: string; tenant: string; source: 'client'; orderingKey?: string; channels?: string[] };
+  options: { id: string; tenant: string; source: 'client'; checked: true; orderingKey?: string; channels?: string[] };
   /** Its type should not be published any more. */
   deprecated: boolean;
 }
@@ -52,65 +52,49 @@ export function eventIdOfKey({ tenant, caller, key }: Publishing & { key: string
 }
 
 /**
- * Checks events of clients against the catalogue, all or nothing: the types of their tenant that `types` finds, the
- * built-in ones alone when it is absent. `path(i)` is where the i-th stands in the body.
+ * Checks an event of a client against the catalogue: the types of its tenant that `types` finds, the built-in ones alone
+ * when it is absent. `index` is its place in a batch, whose events share one `budget`.
  * Throws a ZodError that names each offending field, and `Refusal` PAYLOAD_TOO_LARGE for data over 256 KiB.
  */
-export function preparePublications(
-  inputs: readonly EventInput[],
+export function preparePublication(
+  input: EventInput,
   who: Publishing,
-  path: (index: number) => (string | number)[] = () => [],
   types: (name: string) => EventType | undefined = findEventType,
-): Publication[] {
-  const issues: z.core.$ZodIssue[] = [];
-  const budget = { ms: CHECK_MS };
-  const batch = inputs.length > 1 || path(0).length > 0;
-  const publications = inputs.flatMap((input, index): Publication[] => {
-    const at = path(index);
-    const type = publishable(input, at, types, budget, issues);
-    if (!type) return [];
-    const { key } = who;
-    const made = key === undefined ? newId() : eventIdOfKey({ ...who, key }, batch ? index : undefined);
-    const options = {
-      id: input.id ?? made,
-      tenant: who.tenant,
-      source: 'client' as const,
-      ...(input.ordering_key === undefined ? {} : { orderingKey: input.ordering_key }),
-      ...(input.channels?.length ? { channels: [...new Set(input.channels)] } : {}),
-    };
-    return [{ contract: type.contract, data: input.data, options, deprecated: type.deprecated === true }];
-  });
-  if (issues.length > 0) throw new z.ZodError(issues);
-  return publications;
+  { index, budget = { ms: CHECK_MS } }: { index?: number; budget?: Budget } = {},
+): Publication {
+  const { type, data } = publishable(input, types, budget);
+  const { key } = who;
+  const options = {
+    id: input.id ?? (key === undefined ? newId() : eventIdOfKey({ ...who, key }, index)),
+    tenant: who.tenant,
+    source: 'client' as const,
+    checked: true as const,
+    ...(input.ordering_key === undefined ? {} : { orderingKey: input.ordering_key }),
+    ...(input.channels?.length ? { channels: [...new Set(input.channels)] } : {}),
+  };
+  return { contract: type.contract, data, options, deprecated: type.deprecated === true };
 }
 
+/** The type of an event and its data, as the contract of the type has it. */
 function publishable(
   input: EventInput,
-  at: (string | number)[],
   types: (name: string) => EventType | undefined,
   budget: Budget,
-  issues: z.core.$ZodIssue[],
-): EventType | undefined {
-  const complain = (path: PropertyKey[], message: string) =>
-    void issues.push({ code: 'custom', path: [...at, ...path], message, input: undefined });
+): { type: EventType; data: unknown } {
   const type = types(input.type);
   if (!type) return complain(['type'], 'is not in the catalogue of event types');
   if (type.source === 'platform') return complain(['type'], 'is an event of the platform itself');
   const bytes = Buffer.byteLength(JSON.stringify(input.data));
-  if (bytes > MAX_DATA_BYTES) {
-    const field = at.reduce<string>((text, part) => text + (typeof part === 'number' ? `[${part}].` : part), '');
-    throw new Refusal({
-      code: 'PAYLOAD_TOO_LARGE',
-      message: `the data of an event may have ${MAX_DATA_BYTES} bytes`,
-      field: `${field}data`,
-    });
-  }
+  if (bytes > MAX_DATA_BYTES) refuse('PAYLOAD_TOO_LARGE', `data may have ${MAX_DATA_BYTES} bytes`, { field: 'data' });
   if (type.check) {
     const fault = type.check(input.data, bytes, budget);
-    return fault ? complain(['data', ...fault.path], fault.message) : type;
+    return fault ? complain(['data', ...fault.path], fault.message) : { type, data: input.data };
   }
   const checked = type.schema.safeParse(input.data);
-  if (checked.success) return type;
-  issues.push(...checked.error.issues.map((issue) => ({ ...issue, path: [...at, 'data', ...issue.path] })));
-  return undefined;
+  if (checked.success) return { type, data: checked.data };
+  throw new z.ZodError(checked.error.issues.map((issue) => ({ ...issue, path: ['data', ...issue.path] })));
+}
+
+function complain(path: PropertyKey[], message: string): never {
+  throw new z.ZodError([{ code: 'custom', path, message, input: undefined }]);
 }

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { currentTime } from '../../services/clock.ts';
 import { newId } from '../ids.ts';
 import { actorText, type Envelope, type RequestContext } from './envelope.ts';
 
@@ -33,6 +34,10 @@ export interface EnvelopeOptions {
   source?: string;
   orderingKey?: string;
   channels?: string[];
+  /** Of what it belongs to, when that is not the context's. */
+  correlationId?: string;
+  /** The data is what the contract's own schema gave a moment ago. */
+  checked?: boolean;
 }
 
 /** Wraps data that fits the contract; throws a ZodError when it does not, so a wrong message is never published. */
@@ -48,10 +53,10 @@ export function envelope<T>(
     source: options.source ?? 'waybill',
     type: contract.type,
     ...(options.subject ? { subject: options.subject } : {}),
-    time: new Date().toISOString(),
+    time: new Date(currentTime()).toISOString(),
     datacontenttype: 'application/json',
-    data: contract.schema.parse(data),
-    correlationid: context.correlationId,
+    data: options.checked ? data : contract.schema.parse(data),
+    correlationid: options.correlationId ?? context.correlationId,
     requestid: context.requestId,
     ...(context.traceparent ? { traceparent: context.traceparent } : {}),
     ...(options.sequence === undefined ? {} : { sequence: options.sequence }),

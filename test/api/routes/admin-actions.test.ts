@@ -1,4 +1,5 @@
 import { sql } from 'kysely';
+import { Secret, TOTP } from 'otpauth';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { newId } from '../../../src/domain/ids.ts';
 import { enableDue } from '../../../src/domain/users/intervention.ts';
@@ -15,7 +16,18 @@ afterAll(() => stage.close());
 const act = (path: string, method = 'POST', token: string | undefined = admin.token) =>
   stage.ask(path, { method, token });
 const tokenOf = async (email: string): Promise<string> => (await stage.signIn(email)).body.data.access_token;
-const actions = async (id: string) => (await stage.emitted(id)).map(({ type }) => type);
+/** Turns a second factor on for whoever has the token; gives its codes, each of another step. */
+async function enrol(id: string, token: string): Promise<() => Promise<string>> {
+  const { secret } = (await act('/auth/mfa/setup', 'POST', token)).body.data;
+  const code = async () => {
+    await query(stage, sql`update users set totp_last_step = 0 where id = ${id}`);
+    return new TOTP({ secret: Secret.fromBase32(secret) }).generate();
+  };
+  expect((await stage.ask('/auth/mfa/enable', { json: { code: await code() }, token })).status).toBe(200);
+  return code;
+}
+const audited = async (id: string, action: string) =>
+  (await stage.emitted(id)).filter(({ target, type }) => target === 'audit' && type === action).map(({ data }) => data);
 
 test.each(['/users', '/admin/users'])('%s/{id}/unlock lifts the lock of an address', async (base) => {
   const { id, email } = await stage.user();
@@ -23,7 +35,9 @@ test.each(['/users', '/admin/users'])('%s/{id}/unlock lifts the lock of an addre
   expect((await stage.signIn(email)).status).toBe(429);
   expect(await act(`${base}/${id}/unlock`)).toMatchObject({ status: 200, body: { data: { user_id: id } } });
   expect((await stage.signIn(email)).status).toBe(200);
-  expect(await actions(id)).toContain('user.unlocked');
+  expect(await audited(id, 'user.unlocked')).toMatchObject([
+    { metadata: { previous_failures: 5, failures: 0, previous_locked: true, locked: false } },
+  ]);
 });
 
 test('force-reset takes the password away, ends every session and mails a link', async () => {
@@ -37,7 +51,9 @@ test('force-reset takes the password away, ends every session and mails a link',
   const json = { token: mail?.token, password: 'a louder harbour at dusk' };
   expect((await stage.ask('/auth/reset-password', { json })).status).toBe(200);
   expect((await stage.signIn(email, json.password)).status).toBe(200);
-  expect(await actions(id)).toContain('user.reset_forced');
+  expect(await audited(id, 'user.reset_forced')).toMatchObject([
+    { metadata: { previous_password_set: true, password_set: false } },
+  ]);
   await query(stage, sql`update users set is_active = false where id = ${id}`);
   expect((await act(`/admin/users/${id}/force-reset`)).status).toBe(409);
 });
@@ -49,6 +65,71 @@ test('sessions are ended all at once', async () => {
   for (const token of tokens) expect((await stage.ask('/users/me', { token })).status).toBe(401);
   const revoked = (await stage.emitted(id)).filter((e) => e.target === 'audit' && e.type === 'session.revoked');
   expect(revoked[0]?.data).toMatchObject({ actor: { type: 'user', id: admin.id }, subject: id });
+});
+
+describe('the second factor of somebody who lost it', () => {
+  const reset = (id: string, json: object = { password: PASSWORD }, token = admin.token) =>
+    stage.ask(`/admin/users/${id}/mfa/disable`, { json, token });
+  const lost = async () => {
+    const user = await stage.user();
+    const token = await tokenOf(user.email);
+    await enrol(user.id, token);
+    return { ...user, token };
+  };
+
+  test('is turned off by an administrator: sessions end, the owner is told, the log says what was', async () => {
+    const { id, email, token } = await lost();
+    expect(await stage.signIn(email)).toMatchObject({
+      status: 401,
+      body: { error: { details: { mfa_required: true } } },
+    });
+    expect(await reset(id)).toMatchObject({ status: 200, body: { data: { revoked: 1 } } });
+    expect((await stage.ask('/users/me', { token })).status).toBe(401);
+    expect((await stage.mails(email))[0]?.template).toBe('second-factor-reset');
+    expect((await stage.signIn(email)).status).toBe(200);
+    const [row] = await query(
+      stage,
+      sql<object>`select totp_secret, totp_enabled_at, recovery_codes from users where id = ${id}`,
+    );
+    expect(row).toEqual({ totp_secret: null, totp_enabled_at: null, recovery_codes: [] });
+    expect(await audited(id, 'user.second_factor_reset')).toMatchObject([
+      {
+        actor: { type: 'user', id: admin.id },
+        metadata: { previous_second_factor: true, second_factor: false, previous_recovery_codes: 10 },
+      },
+    ]);
+    expect(await reset(id)).toMatchObject({ status: 409 });
+  });
+
+  test('stays on when the administrator does not prove who it is, with a code too where there is one', async () => {
+    const { id, email } = await lost();
+    const other = await stage.user();
+    await query(stage, sql`update users set role = 'admin' where id = ${other.id}`);
+    const token = await tokenOf(other.email);
+    const wrong = { status: 400, body: { error: { field: 'password' } } };
+    expect(await reset(id, { password: 'not the password' }, token)).toMatchObject(wrong);
+    expect(await reset(id, {}, token)).toMatchObject(wrong);
+    expect(await reset(id, { password: PASSWORD, x: 1 }, token)).toMatchObject({ status: 400 });
+    expect(await audited(other.id, 'user.second_factor_reset_refused')).toHaveLength(1);
+    const code = await enrol(other.id, token);
+    expect(await reset(id, { password: PASSWORD }, token)).toMatchObject({
+      status: 400,
+      body: { error: { field: 'code', details: { mfa_required: true } } },
+    });
+    expect(await stage.signIn(email)).toMatchObject({ status: 401 });
+    expect((await reset(id, { password: PASSWORD, code: await code() }, token)).status).toBe(200);
+    expect((await stage.signIn(email)).status).toBe(200);
+    // Their own is turned off with a code of it, or by another administrator.
+    expect((await reset(other.id.toUpperCase(), { password: PASSWORD, code: await code() }, token)).status).toBe(409);
+    expect((await reset(other.id)).status).toBe(200);
+  });
+
+  test('of nobody is 404, without one 409', async () => {
+    expect((await reset(newId())).status).toBe(404);
+    expect((await reset((await stage.user()).id)).status).toBe(409);
+    const { id, email } = await stage.user();
+    expect((await reset(id, { password: PASSWORD }, await tokenOf(email))).status).toBe(403);
+  });
 });
 
 describe('restoring', () => {
@@ -220,6 +301,52 @@ describe('entity tags', () => {
       expect((await put(`${tag}, ${next}`, `Third ${path}`)).status).toBe(200);
       expect((await put('*', `Fourth ${path}`)).status).toBe(200);
     }
+  });
+
+  test('stay the same only while the resource does', async () => {
+    const { id, email } = await stage.user();
+    const token = await tokenOf(email);
+    const read = async () => {
+      const { headers, body } = await stage.ask(`/users/${id}`, { token: admin.token });
+      return { tag: headers.get('etag'), data: body.data };
+    };
+    let before = await read();
+    const changes: [string, () => Promise<unknown>][] = [
+      ['nothing', async () => undefined],
+      ['a second factor', () => enrol(id, token)],
+      [
+        'its reset',
+        () => stage.ask(`/admin/users/${id}/mfa/disable`, { json: { password: PASSWORD }, token: admin.token }),
+      ],
+      ['a forced reset', () => act(`/admin/users/${id}/force-reset`)],
+      ['an unlock', () => act(`/users/${id}/unlock`)],
+      ['a role', () => stage.ask(`/users/${id}`, { method: 'PUT', json: { role: 'operator' }, token: admin.token })],
+      [
+        'a picture',
+        () =>
+          stage.ask(`/users/${id}`, {
+            method: 'PUT',
+            json: { avatar_url: 'https://x.example/a.png' },
+            token: admin.token,
+          }),
+      ],
+      [
+        'a reason',
+        () =>
+          stage.ask(`/users/${id}`, {
+            method: 'PUT',
+            json: { is_active: false, disabled_reason: 'r' },
+            token: admin.token,
+          }),
+      ],
+    ];
+    for (const [what, change] of changes) {
+      await change();
+      const after = await read();
+      if (after.tag === before.tag) expect(after.data, what).toEqual(before.data);
+      before = after;
+    }
+    expect(before.data).toMatchObject({ role: 'operator', is_active: false, disabled_reason: 'r' });
   });
 
   test('let one of two changes at once through', async () => {

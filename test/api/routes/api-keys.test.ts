@@ -8,6 +8,7 @@ import type { ApiKeyResource } from '../../../src/domain/api-keys/api-keys.ts';
 import { ApiKeyVerifier } from '../../../src/domain/api-keys/verifier.ts';
 import { EventTypeDirectory } from '../../../src/domain/events/type-directory.ts';
 import { newId } from '../../../src/domain/ids.ts';
+import { Purge } from '../../../src/queues/purge.ts';
 import { createHarness, type Harness } from '../../harness.ts';
 
 const ADMIN = newId();
@@ -227,4 +228,25 @@ describe('what is refused', () => {
     expect((await call('GET', '/events', { token: key })).status).toBe(200);
     await expect.poll(async () => (await call('GET', '/events', { token: key })).status, { timeout: 3000 }).toBe(401);
   });
+});
+
+it('leaves the database 90 days after it was revoked or has expired', async () => {
+  const make = async (ends: string) => {
+    const { data } = await call('POST', '/api-keys', { body: { name: 'old', scopes: ['events:read'] } });
+    await sql`update api_keys set ${sql.raw(ends)} where id = ${data.id}`.execute(h.database.em.fork().getKysely());
+    return data.id;
+  };
+  const gone = [
+    await make(`revoked_at = now() - interval '91 days'`),
+    await make(`expires_at = now() - interval '91 days'`),
+  ];
+  const kept = [
+    await make(`revoked_at = now() - interval '89 days'`),
+    await make(`expires_at = now() - interval '89 days'`),
+    await make(`created_at = now() - interval '9 years'`),
+  ];
+  await new Purge(h.database, h.config.retention, h.log).round();
+  const { rows } = await sql<{ id: string }>`
+    select id from api_keys where id = any(${[...gone, ...kept]}::uuid[])`.execute(h.database.em.fork().getKysely());
+  expect(rows.map(({ id }) => id).toSorted()).toEqual(kept.toSorted());
 });

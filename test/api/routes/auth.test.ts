@@ -405,6 +405,16 @@ describe('refreshing', () => {
     expect(row).toEqual({ same: true, idle: true });
   });
 
+  test('takes no access token, and a refresh token opens nothing else', async () => {
+    const { access_token, refresh_token } = (await stage.signIn((await stage.user()).email)).body.data;
+    expect((await stage.ask('/users/me', { token: refresh_token })).status).toBe(401);
+    expect((await stage.ask('/auth/logout', { method: 'POST', token: refresh_token })).status).toBe(401);
+    for (const json of [{ refresh_token: access_token }, { refresh_token: access_token.slice(0, 47) }])
+      expect([400, 401]).toContain((await stage.ask('/auth/refresh', { json })).status);
+    expect((await stage.ask('/users/me', { token: access_token })).status).toBe(200);
+    expect((await stage.ask('/auth/refresh', { json: { refresh_token } })).status).toBe(200);
+  });
+
   test('does not take what is no refresh token', async () => {
     for (const text of ['nothing', `wbr_${'A'.repeat(43)}`, 'wbr_🐚']) expect((await refresh(text)).status).toBe(401);
   });
@@ -426,7 +436,10 @@ describe('sessions', () => {
     expect((await stage.ask(`/auth/sessions/${other}`, { method: 'DELETE', token: second })).status).toBe(404);
     expect((await stage.ask('/auth/sessions/nonsense', { method: 'DELETE', token: second })).status).toBe(400);
 
-    expect((await stage.ask('/auth/logout', { method: 'POST', token: second })).status).toBe(200);
+    for (const raw of ['{"all":true}', '[]', '"x"', '{'])
+      expect((await stage.ask('/auth/logout', { method: 'POST', raw, token: second })).status).toBe(400);
+    expect((await stage.ask('/users/me', { token: second })).status).toBe(200);
+    expect((await stage.ask('/auth/logout', { method: 'POST', raw: '{}', token: second })).status).toBe(200);
     expect((await stage.ask('/users/me', { token: second })).status).toBe(401);
   });
 

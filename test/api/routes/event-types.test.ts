@@ -6,6 +6,7 @@ import { eventTypeRoutes } from '../../../src/api/routes/event-types.ts';
 import { eventRoutes } from '../../../src/api/routes/events.ts';
 import { EVENT_TYPES } from '../../../src/domain/events/catalogue.ts';
 import type { EventTypeResource } from '../../../src/domain/events/event-types.ts';
+import { workedMs } from '../../../src/domain/events/time-limit.ts';
 import { EventTypeDirectory } from '../../../src/domain/events/type-directory.ts';
 import { newId } from '../../../src/domain/ids.ts';
 import { Notices } from '../../../src/services/notices.ts';
@@ -175,9 +176,37 @@ describe('a type of one’s own', () => {
     expect(listed.data.map((type) => type.name).slice(EVENT_TYPES.length)).toEqual([name]);
   });
 
+  it('gets no version from what it says already', async () => {
+    const name = await create();
+    expect((await call('PUT', `${TYPES}/${name}`, ORDER)).data.version).toBe(1);
+    expect((await call('PUT', `${TYPES}/${name}`, { ...ORDER, deprecated: true })).data.version).toBe(2);
+    expect((await call('PUT', `${TYPES}/${name}`, { ...ORDER, deprecated: true })).data).toMatchObject({
+      version: 2,
+      deprecated: true,
+    });
+    const { example: _, ...bare } = ORDER;
+    expect((await call('PUT', `${TYPES}/${name}`, bare)).data).toMatchObject({ version: 3, example: null });
+    expect((await call('PUT', `${TYPES}/${name}`, bare)).data.version).toBe(3);
+    expect((await call('PUT', `${TYPES}/${name}`, { ...bare, schema: {} })).data.version).toBe(4);
+  });
+
+  it('keeps its newest 100 versions', async () => {
+    const name = await create();
+    await sql`insert into event_types (tenant, name, version, description, schema)
+      select 'default', ${name}, n, 'x', '{}' from generate_series(2, 100) n`.execute(h.database.em.fork().getKysely());
+    expect((await call('PUT', `${TYPES}/${name}`, ORDER)).data.version).toBe(101);
+    const { data } = await call('GET', `${TYPES}/${name}`);
+    expect(data.versions).toHaveLength(100);
+    expect(data.versions.map(({ version }) => version)).toEqual(Array.from({ length: 100 }, (_, n) => 101 - n));
+    expect((await call('GET', `${TYPES}/${name}?version=1`)).status).toBe(404);
+    expect((await call('GET', `${TYPES}/${name}?version=2`)).status).toBe(200);
+  });
+
   it('gets one version each from two changes at once', async () => {
     const name = await create();
-    const versions = await Promise.all([1, 2, 3, 4].map(() => call('PUT', `${TYPES}/${name}`, ORDER)));
+    const versions = await Promise.all(
+      [1, 2, 3, 4].map((n) => call('PUT', `${TYPES}/${name}`, { ...ORDER, description: `${n}` })),
+    );
     expect(versions.map(({ status, data }) => [status, data.version]).toSorted()).toEqual([
       [200, 2],
       [200, 3],
@@ -194,11 +223,11 @@ describe('a type of one’s own', () => {
       schema: { properties: { a: { type: 'string', pattern: '^(a+)+$' } } },
       example: undefined,
     });
-    const began = performance.now();
+    const began = workedMs();
     const slow = { type: name, data: { a: `${'a'.repeat(50)}!` } };
     const answer = await call('POST', '/events/batch', { events: Array.from({ length: 100 }, () => slow) });
     expect([answer.status, answer.error.field]).toEqual([400, 'events[0].data']);
-    expect(performance.now() - began).toBeLessThan(2000);
+    expect(workedMs() - began).toBeLessThan(2000);
     expect((await publish(name, { a: 'aaaa' })).status).toBe(202);
   });
 });

@@ -52,7 +52,7 @@ beforeEach(async () => {
 
 interface Body<T> {
   data: T;
-  error: { code: string; message: string; field?: string };
+  error: { code: string; message: string; field?: string; details?: unknown };
   pagination: { limit: number; has_more: boolean; next_cursor: string | null };
 }
 
@@ -77,7 +77,8 @@ async function post<T = { event_id: string; event_ids: string[] }>(path: string,
 }
 
 async function get<T = EventRecord[]>(path: string, role = 'admin') {
-  const answer = await app.request(`/api/v1${path}`, { headers: role ? { authorization: `Bearer ${role}` } : {} });
+  const headers = { prefer: 'wait=0', ...(role ? { authorization: `Bearer ${role}` } : {}) };
+  const answer = await app.request(`/api/v1${path}`, { headers });
   return { status: answer.status, body: (await answer.json()) as Body<T> };
 }
 
@@ -298,13 +299,60 @@ describe('publishing a batch', () => {
     expect(await seen()).toEqual([]);
   });
 
-  it('refuses one that is too large, and a body that is', async () => {
+  it('names every bad event with its index and path, in one answer', async () => {
+    const large = { ...PAYMENT, note: 'x'.repeat(256 * 1024) };
+    const events = [
+      payment(),
+      payment({ type: 'x.y' }),
+      payment({ id: 'ä', channels: ['a,b'] }),
+      payment({ data: { ...PAYMENT, amount: 'much', currency: '' } }),
+      null,
+      payment({ id: 'good' }),
+      payment({ type: 'user.created' }),
+      payment({ data: large }),
+      payment({ surprise: 1 }),
+    ];
+    const { status, body } = await post('/events/batch', { events });
+    expect([status, body.error.code, body.error.field]).toEqual([400, 'VALIDATION_ERROR', 'events[1].type']);
+    expect(body.error.details).toMatchObject([
+      { index: 1, field: 'events[1].type', message: 'events[1].type is not in the catalogue of event types' },
+      { index: 2, field: 'events[2].id' },
+      { index: 2, field: 'events[2].channels[0]' },
+      { index: 3, field: 'events[3].data.amount', message: 'events[3].data.amount must be a number' },
+      { index: 3, field: 'events[3].data.currency' },
+      { index: 4, field: 'events[4]', message: 'events[4] must be a JSON object' },
+      { index: 6, field: 'events[6].type', message: 'events[6].type is an event of the platform itself' },
+      { index: 7, field: 'events[7].data', message: 'events[7].data may have 262144 bytes' },
+      { index: 8, field: 'events[8].surprise', message: 'events[8].surprise is not a known field' },
+    ]);
+    expect(body.error.details).toHaveLength(9);
+    expect(await seen()).toEqual([]);
+  });
+
+  it('answers within bounds, however much is wrong', async () => {
+    const channels = ['a,', 'b,', 'c,', 'd,', 'e,'];
+    const events = Array.from({ length: 100 }, () => ({ id: 'ä', channels, ordering_key: '', ['x'.repeat(9000)]: 1 }));
+    const { status, body } = await post('/events/batch', { events });
+    expect(status).toBe(400);
+    const details = body.error.details as { index: number }[];
+    expect(new Set(details.map(({ index }) => index)).size).toBe(100);
+    expect(details.length).toBe(500);
+    expect(JSON.stringify(body).length).toBeLessThan(500 * 1000);
+    const long = await post('/events', payment({ ['x'.repeat(9000)]: 1 }));
+    expect([long.status, long.body.error.field]).toEqual([400, 'x'.repeat(300)]);
+  });
+
+  it('refuses those that are too large, and a body that is', async () => {
     const large = payment({ data: { ...PAYMENT, note: 'x'.repeat(256 * 1024) } });
-    const one = await post('/events/batch', { events: [payment(), large] });
-    expect([one.status, one.body.error.code, one.body.error.field]).toEqual([
+    const some = await post('/events/batch', { events: [payment(), large, payment(), large] });
+    expect([some.status, some.body.error.code, some.body.error.field]).toEqual([
       413,
       'PAYLOAD_TOO_LARGE',
       'events[1].data',
+    ]);
+    expect(some.body.error.details).toMatchObject([
+      { index: 1, field: 'events[1].data' },
+      { index: 3, field: 'events[3].data' },
     ]);
     const events = Array.from({ length: 100 }, () => payment({ data: { ...PAYMENT, note: 'x'.repeat(50_000) } }));
     expect((await post('/events/batch', { events })).status).toBe(413);
@@ -386,6 +434,83 @@ describe('reading events', () => {
     expect(whole.body.data.event?.data).toEqual({ n: 1 });
     expect(body.data.hops.map((hop) => hop.kind)).toEqual(['event.published', 'webhook.held', 'webhook.held']);
     expect(body.data.truncated).toBe(false);
+  });
+
+  describe('that are not stored yet', () => {
+    const store = (id: string, tenant = 'default') =>
+      run(sql`insert into events (tenant, id, type, source, payload, time)
+        values (${tenant}, ${id}, 'payment.succeeded', 'client', '{"data":{}}', now())`);
+    let looks = 0;
+    const counting = () => {
+      const em = {
+        fork: () => {
+          looks += 1;
+          return h.database.em.fork();
+        },
+      };
+      const database = { em } as unknown as Harness['database'];
+      return shell(eventRoutes({ ...h, database, eventTypes: new EventTypeDirectory(h.database) }));
+    };
+    const ask = async (on: typeof app, path: string, prefer?: string) => {
+      const headers = { authorization: 'Bearer admin', ...(prefer ? { prefer } : {}) };
+      const answer = await on.request(`/api/v1/events/${path}`, { headers });
+      return { status: answer.status, applied: answer.headers.get('preference-applied') };
+    };
+    beforeEach(() => {
+      looks = 0;
+    });
+
+    it.each(['order-77', newId()])('waits for %s', async (id) => {
+      const on = counting();
+      const [event, trail] = [ask(on, id, 'wait=30'), ask(on, `${id}/trail`, 'wait=10')];
+      await eventually(() => looks > 5, 'both were not found');
+      await store(id);
+      expect(await Promise.all([event, trail])).toEqual([
+        { status: 200, applied: 'wait=10' },
+        { status: 200, applied: 'wait=10' },
+      ]);
+    });
+
+    it('does so for two seconds unasked, and then says 404', async () => {
+      const began = performance.now();
+      const answers = await Promise.all(['nobody-1', newId()].map((id) => ask(counting(), id)));
+      expect(answers).toEqual([
+        { status: 404, applied: null },
+        { status: 404, applied: null },
+      ]);
+      expect(performance.now() - began).toBeGreaterThan(1900);
+      expect(looks).toBeGreaterThan(3);
+    });
+
+    it.each([
+      ['019a9f3e-6b00-7a11-8e22-3f4455667788', undefined],
+      ['nobody-2', 'wait=0'],
+      ['no.event.id', undefined],
+    ])('looks once for %s with %s', async (id, prefer) => {
+      expect((await ask(counting(), id, prefer)).status).toBe(404);
+      expect(looks).toBe(1);
+    });
+
+    it('does not find another tenant’s, which looks like none', async () => {
+      await store('theirs', 'other');
+      expect((await ask(counting(), 'theirs')).status).toBe(404);
+      expect(looks).toBeGreaterThan(3);
+    });
+
+    it('lets 64 requests wait at once, and answers the next', async () => {
+      const on = counting();
+      let answered = 0;
+      const ids = Array.from({ length: 64 }, (_, n) => `slow-${n}`);
+      const waiting = ids.map((id) => ask(on, id, 'wait=10').finally(() => (answered += 1)));
+      await eventually(() => looks >= 128, 'all of them wait');
+      const before = looks;
+      expect((await ask(on, 'slow-64', 'wait=10')).status).toBe(404);
+      expect(looks).toBeGreaterThan(before);
+      expect(answered).toBe(0);
+      await run(sql`insert into events (tenant, id, type, source, payload, time)
+        select 'default', 'slow-' || n, 'payment.succeeded', 'client', '{"data":{}}', now() from generate_series(0, 63) n`);
+      expect((await Promise.all(waiting)).every(({ status }) => status === 200)).toBe(true);
+    });
   });
 
   it('knows nothing of others', async () => {

@@ -132,6 +132,11 @@ describe('an operation', () => {
     expect(headers.get('retry-after')).toBeNull();
   });
 
+  it('names its command before a worker has written of it', async () => {
+    const { body } = await call(`/${ids.issue('kyc.submit')}`);
+    expect(body.data).toMatchObject({ type: 'kyc.submit', status: 'accepted' });
+  });
+
   it('is running once an attempt has failed and another will follow', async () => {
     const id = ids.issue();
     await sql`insert into operations (id, type, status, caller, attempts, created_at, started_at)
@@ -140,7 +145,7 @@ describe('an operation', () => {
   });
 
   it('is not there when it was never issued, or so long ago that its row is gone', async () => {
-    const old = ids.issue(Date.now() - 3_601_000);
+    const old = ids.issue(undefined, Date.now() - 3_601_000);
     const foreign = new OperationIds(Buffer.alloc(32, 9)).issue();
     for (const id of [old, foreign, newId()]) {
       const before = performance.now();
@@ -148,7 +153,7 @@ describe('an operation', () => {
       expect([status, body.error.code]).toEqual([404, 'NOT_FOUND']);
       expect(performance.now() - before).toBeLessThan(5000);
     }
-    expect((await call(`/${ids.issue(Date.now() - 3_500_000)}`)).status).toBe(200);
+    expect((await call(`/${ids.issue(undefined, Date.now() - 3_500_000)}`)).status).toBe(200);
   });
 
   it('is for its caller, admins and operators; for anyone else it is not there', async () => {
@@ -162,7 +167,7 @@ describe('an operation', () => {
   it('made without credentials does not tell how long its worker took, but to those who run the platform', async () => {
     const created = new Date(Date.now() - 10_000);
     const [started, finished] = [new Date(created.getTime() + 12), new Date(created.getTime() + 1034)];
-    const id = ids.issue(created.getTime());
+    const id = ids.issue(undefined, created.getTime());
     await sql`insert into operations (id, type, status, caller, attempts, created_at, started_at, finished_at)
       values (${id}, 'test.deed', 'succeeded', 'anonymous', 1, ${created}, ${started}, ${finished})`.execute(
       h.database.em.fork().getKysely(),
