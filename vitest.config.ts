@@ -3,8 +3,6 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    // The drills bring up servers of their own and break them for minutes: `npm run drill`, `npm run test:drills`.
-    exclude: process.env.DRILLS ? [] : ['test/drills/**'],
     globalSetup: ['test/global-setup.ts'],
     // Each file has a database and a namespace of its own, so files run side by side.
     maxWorkers: 3,

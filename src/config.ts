@@ -20,6 +20,10 @@ const DEFAULT_CONCURRENCY: Record<Pool, number> = {
   housekeeping: 1,
 };
 
+/** The roles that may do more than a user: those that `SECOND_FACTOR_REQUIRED` can name. */
+export const PRIVILEGED_ROLES = ['admin', 'operator', 'reviewer'] as const;
+export type PrivilegedRole = (typeof PRIVILEGED_ROLES)[number];
+
 export const RATE_LIMIT_GROUPS = ['register', 'login', 'user', 'admin'] as const;
 export type RateLimitGroup = (typeof RATE_LIMIT_GROUPS)[number];
 /** `points` requests in each window of `duration` seconds. */
@@ -85,13 +89,26 @@ const origins = list.transform((parts, ctx) => {
   return parts;
 });
 
-const schedule = list.transform((parts, ctx) =>
-  parts.map((part) => {
+const privilegedRoles = list.transform((parts, ctx) => {
+  for (const part of parts)
+    if (!(PRIVILEGED_ROLES as readonly string[]).includes(part))
+      ctx.addIssue({ code: 'custom', message: `"${part}" is none of ${PRIVILEGED_ROLES.join(', ')}` });
+  return parts as PrivilegedRole[];
+});
+
+const MAX_RETRIES = 50;
+const MAX_RETRY_DELAY_MS = 30 * 86_400_000;
+
+const schedule = list.transform((parts, ctx) => {
+  const refuse = (message: string) => ctx.addIssue({ code: 'custom', message });
+  if (parts.length < 1 || parts.length > MAX_RETRIES) refuse(`must be 1 to ${MAX_RETRIES} delays such as 5s,5m,2h`);
+  return parts.map((part) => {
     const ms = parseDuration(part);
-    if (ms === undefined) ctx.addIssue({ code: 'custom', message: `"${part}" is not a duration such as 5s or 2h` });
+    if (ms === undefined) refuse(`"${part}" is not a duration such as 5s or 2h`);
+    else if (ms > MAX_RETRY_DELAY_MS) refuse(`"${part}" is longer than 30 days`);
     return ms ?? 0;
-  }),
-);
+  });
+});
 
 const key32 = z.string().transform((text, ctx) => {
   const key = /^[0-9a-f]{64}$/i.test(text) ? Buffer.from(text, 'hex') : Buffer.from(text, 'base64');
@@ -123,6 +140,9 @@ const rateLimits = z.string().transform((text, ctx): RateLimits | 'off' => {
   return limits;
 });
 
+/** Who calls back about identity checks, each under a signature of its own scheme. */
+const SIGNED_PROVIDERS = ['webhook', 'stripe', 'sumsub'] as const;
+
 const variables = {
   NODE_ENV: z.enum(['development', 'test', 'production']).default('development'),
   PORT: integer(0, 65_535).optional(),
@@ -151,10 +171,13 @@ const variables = {
   ),
   WEBHOOK_ALLOW_NETWORKS: networks.default([]),
   WEBHOOK_DISABLE_AFTER: duration.refine((ms) => ms > 0, 'must be longer than 0').default(5 * 86_400_000),
+  WEBHOOK_PROXY_URL: url('http', 'https').optional(),
+  WEBHOOK_PROXY_RESOLVES: z.enum(['true', 'false']).default('false'),
   DRAIN_TIMEOUT_MS: integer(0, 600_000).default(25_000),
-  KYC_PROVIDER: z.enum(['manual', 'webhook']).default('manual'),
+  KYC_PROVIDER: z.enum(['manual', ...SIGNED_PROVIDERS]).default('manual'),
   KYC_PROVIDER_SECRET: z.string().min(16, 'must have at least 16 characters').optional(),
   REGISTRATION_CONFLICT: z.enum(['reject', 'conceal']).default('reject'),
+  SECOND_FACTOR_REQUIRED: privilegedRoles.default([]),
   ERASURE_GRACE_DAYS: integer(0, 3650).default(30),
   TRUSTED_PROXIES: networks.default([]),
   CORS_ORIGINS: origins.default([]),
@@ -198,10 +221,16 @@ export interface Config {
   webhookAllowNetworks: string[];
   /** An endpoint that only fails for so long is disabled, in ms. */
   webhookDisableAfterMs: number;
+  /** What webhooks go out through. */
+  webhookProxyUrl: string | undefined;
+  /** It is given names, not addresses. */
+  webhookProxyResolves: boolean;
   concurrency: Record<Pool, number>;
   drainTimeoutMs: number;
-  kyc: { provider: 'manual' | 'webhook'; secret: string | undefined };
+  kyc: { provider: 'manual' | (typeof SIGNED_PROVIDERS)[number]; secret: string | undefined };
   registrationConflict: 'reject' | 'conceal';
+  /** Whose sessions can only turn a second factor on until one is. */
+  secondFactorRequired: PrivilegedRole[];
   erasureGraceDays: number;
   trustedProxies: string[];
   corsOrigins: string[];
@@ -278,8 +307,8 @@ function missing(given: Record<string, string>): string[] {
       problems.push('ADMIN_PASSWORD: is too weak for production (at least 12 characters)');
     if (given.ADMIN_PASSWORD && !given.ADMIN_EMAIL) problems.push('ADMIN_EMAIL: is required with ADMIN_PASSWORD');
   }
-  if (given.KYC_PROVIDER === 'webhook' && !given.KYC_PROVIDER_SECRET)
-    problems.push('KYC_PROVIDER_SECRET: is required with KYC_PROVIDER=webhook');
+  if (SIGNED_PROVIDERS.some((name) => name === given.KYC_PROVIDER) && !given.KYC_PROVIDER_SECRET)
+    problems.push(`KYC_PROVIDER_SECRET: is required with KYC_PROVIDER=${given.KYC_PROVIDER}`);
   return problems;
 }
 
@@ -322,6 +351,8 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env, directory: stri
     webhookRetrySchedule: v.WEBHOOK_RETRY_SCHEDULE,
     webhookAllowNetworks: v.WEBHOOK_ALLOW_NETWORKS,
     webhookDisableAfterMs: v.WEBHOOK_DISABLE_AFTER,
+    webhookProxyUrl: v.WEBHOOK_PROXY_URL,
+    webhookProxyResolves: v.WEBHOOK_PROXY_RESOLVES === 'true',
     concurrency: Object.fromEntries(
       POOLS.map((pool) => [
         pool,
@@ -331,6 +362,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env, directory: stri
     drainTimeoutMs: v.DRAIN_TIMEOUT_MS,
     kyc: { provider: v.KYC_PROVIDER, secret: v.KYC_PROVIDER_SECRET },
     registrationConflict: v.REGISTRATION_CONFLICT,
+    secondFactorRequired: v.SECOND_FACTOR_REQUIRED,
     erasureGraceDays: v.ERASURE_GRACE_DAYS,
     trustedProxies: v.TRUSTED_PROXIES,
     corsOrigins: v.CORS_ORIGINS,
@@ -349,7 +381,7 @@ export function loadConfig(env: NodeJS.ProcessEnv = process.env, directory: stri
 }
 
 const SECRET_NAMES = ['ADMIN_PASSWORD', 'SECRETS_KEY', 'SECRETS_KEY_PREVIOUS', 'KYC_PROVIDER_SECRET'];
-const URL_NAMES = ['DATABASE_URL', 'REDIS_URL', 'RABBITMQ_URL', 'SMTP_URL'];
+const URL_NAMES = ['DATABASE_URL', 'REDIS_URL', 'RABBITMQ_URL', 'SMTP_URL', 'WEBHOOK_PROXY_URL'];
 
 /** Masks the password in a URL, so that it can be printed. */
 export function maskUrl(text: string): string {

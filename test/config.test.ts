@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { parseEnv } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ConfigError, describeEnvironment, loadConfig, maskUrl, parseDuration, VARIABLE_NAMES } from '../src/config.ts';
+import { CALLBACK_PROVIDERS } from '../src/domain/kyc/adapters/index.ts';
 
 const KEY = 'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=';
 const PRODUCTION = {
@@ -82,18 +83,30 @@ describe('a variable', () => {
     },
     COMMAND_WAIT_MS: { good: [['0', (c) => c.commandWaitMs, 0]], bad: ['30001', '5s'] },
     WEBHOOK_RETRY_SCHEDULE: {
-      good: [['500ms, 2h', (c) => c.webhookRetrySchedule, [500, 2 * hour]]],
-      bad: ['5s,soon', '5'],
+      good: [
+        ['500ms, 2h', (c) => c.webhookRetrySchedule, [500, 2 * hour]],
+        [Array(50).fill('30d').join(','), (c) => c.webhookRetrySchedule, Array(50).fill(720 * hour)],
+      ],
+      bad: ['5s,soon', '5', ',', '-5s', '1.5h', '5S', '31d', '999999999999999d', Array(51).fill('1s').join(',')],
     },
     WEBHOOK_ALLOW_NETWORKS: {
       good: [['127.0.0.0/8, ::1', (c) => c.webhookAllowNetworks, ['127.0.0.0/8', '::1']]],
       bad: ['localhost', '10.0.0.0/33'],
     },
     WEBHOOK_DISABLE_AFTER: { good: [['2h', (c) => c.webhookDisableAfterMs, 2 * hour]], bad: ['5', 'never', '0s'] },
+    WEBHOOK_PROXY_URL: {
+      good: [['http://me:pw@proxy:3128', (c) => c.webhookProxyUrl, 'http://me:pw@proxy:3128']],
+      bad: ['proxy:3128', 'socks5://proxy'],
+    },
+    WEBHOOK_PROXY_RESOLVES: { good: [['true', (c) => c.webhookProxyResolves, true]], bad: ['yes'] },
     DRAIN_TIMEOUT_MS: { good: [['1', (c) => c.drainTimeoutMs, 1]], bad: ['600001'] },
-    KYC_PROVIDER: { good: [['manual', (c) => c.kyc.provider, 'manual']], bad: ['acme'] },
+    KYC_PROVIDER: { good: [['manual', (c) => c.kyc.provider, 'manual']], bad: ['acme', 'Stripe'] },
     KYC_PROVIDER_SECRET: { good: [['0123456789abcdef', (c) => c.kyc.secret, '0123456789abcdef']], bad: ['short'] },
     REGISTRATION_CONFLICT: { good: [['conceal', (c) => c.registrationConflict, 'conceal']], bad: ['hide'] },
+    SECOND_FACTOR_REQUIRED: {
+      good: [['admin, reviewer', (c) => c.secondFactorRequired, ['admin', 'reviewer']]],
+      bad: ['user', 'admin,root'],
+    },
     ERASURE_GRACE_DAYS: { good: [['0', (c) => c.erasureGraceDays, 0]], bad: ['3651', '1d'] },
     TRUSTED_PROXIES: {
       good: [['10.0.0.1,fd00::/8', (c) => c.trustedProxies, ['10.0.0.1', 'fd00::/8']]],
@@ -269,9 +282,12 @@ describe('secrets', () => {
   });
 
   test('of a provider are required with it', () => {
-    expect(problems({ KYC_PROVIDER: 'webhook' })).toEqual([
-      'KYC_PROVIDER_SECRET: is required with KYC_PROVIDER=webhook',
-    ]);
+    for (const provider of CALLBACK_PROVIDERS) {
+      expect(problems({ KYC_PROVIDER: provider })).toEqual([
+        `KYC_PROVIDER_SECRET: is required with KYC_PROVIDER=${provider}`,
+      ]);
+      expect(problems({ KYC_PROVIDER: provider, KYC_PROVIDER_SECRET: '0123456789abcdef' })).toEqual([]);
+    }
   });
 
   test('are not in an error', () => {
@@ -293,6 +309,7 @@ describe('what is printed', () => {
       REDIS_URL: 'redis://:hunter2@cache',
       RABBITMQ_URL: 'amqp://me:hunter2@mq',
       SMTP_URL: 'smtp://me:hun:ter2@[broken',
+      WEBHOOK_PROXY_URL: 'http://me:hunter2@proxy:3128',
       PORT: '80',
     };
     const printed = Object.fromEntries(describeEnvironment(env, directory));
@@ -301,6 +318,7 @@ describe('what is printed', () => {
       DATABASE_URL: 'postgresql://me:***@db/x',
       REDIS_URL: 'redis://:***@cache',
       SMTP_URL: '***',
+      WEBHOOK_PROXY_URL: 'http://me:***@proxy:3128/',
       SECRETS_KEY: '***',
       PORT: '80',
       LOG_LEVEL: null,
@@ -356,6 +374,7 @@ describe('.env.example', () => {
       trustedProxies: ['127.0.0.1', '10.0.0.0/8'],
       corsOrigins: ['https://app.example.com'],
       webhookAllowNetworks: ['127.0.0.0/8', '::1/128'],
+      webhookProxyUrl: 'http://user:password@proxy.internal:3128',
     });
   });
 });

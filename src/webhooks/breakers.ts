@@ -1,8 +1,11 @@
 import { sql } from 'kysely';
 import { Counter, type Registry } from 'prom-client';
+import { currentTime } from '../services/clock.ts';
 import { type Database, type EntityManager, iso } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
+import { tableOf } from '../services/rows.ts';
 import { type Hold, Queue } from './holds.ts';
+import type { Pause } from './throttle.ts';
 
 /*
  * Breakers: an endpoint that only fails is left alone for a while. The state is in PostgreSQL, one row per endpoint
@@ -15,6 +18,9 @@ import { type Hold, Queue } from './holds.ts';
  * Counting costs nothing while an endpoint only succeeds: only results of endpoints that failed within the last 60 s, as
  * this process knows, are added to the row, by the group commit that holds them. A window begins with the first
  * failure and ends after 60 s. Opening and closing bump the revision "breakers"; every process looks at it.
+ *
+ * The rows also carry the pauses that endpoints asked for (throttle.ts), for they are told to all processes in the same
+ * way: written with the answer that begins one, seen at the next look.
  */
 
 const MIN_ATTEMPTS = 20;
@@ -37,12 +43,21 @@ export interface Verdict {
   failed: boolean;
   /** It was the probe of an open breaker, or a manual attempt that passed one. */
   probe: boolean;
+  /** The pause that the answer has begun. */
+  pause?: Pause | undefined;
 }
 
 /** What a group commit did to breakers; to be taken on after the commit. */
 export interface Turned {
   opened: { endpointId: string; until: number }[];
   closed: string[];
+}
+
+interface Known {
+  endpoint_id: string;
+  open_until: string | null;
+  paused_until: string | null;
+  pause_ms: number;
 }
 
 interface Open {
@@ -54,6 +69,7 @@ export class Breakers {
   readonly #database: Database;
   readonly #log: Logger;
   readonly #turns: Counter<'to'> | undefined;
+  readonly #onPaused: (pauses: (Pause & { endpointId: string })[]) => void;
   #open = new Map<string, Open>();
   /** When an endpoint failed last, as this process knows; ms of the monotonic clock. */
   readonly #failed = new Map<string, number>();
@@ -61,9 +77,21 @@ export class Breakers {
   #lookedAt = Number.NEGATIVE_INFINITY;
   #looking: Promise<void> | undefined;
 
-  constructor(database: Database, log: Logger, metrics?: Registry) {
+  /** `onPaused` hears of the pauses that are recorded, at each look that finds something new. */
+  constructor(
+    database: Database,
+    log: Logger,
+    {
+      metrics,
+      onPaused = () => undefined,
+    }: {
+      metrics?: Registry | undefined;
+      onPaused?: (pauses: (Pause & { endpointId: string })[]) => void;
+    } = {},
+  ) {
     this.#database = database;
     this.#log = log;
+    this.#onPaused = onPaused;
     if (!metrics) return;
     this.#turns = new Counter({
       name: 'waybill_webhook_breaker_turns_total',
@@ -85,7 +113,7 @@ export class Breakers {
   /** Set while the breaker is open and it is not yet time for a probe. */
   hold(endpointId: string): Hold | undefined {
     const open = this.#open.get(endpointId);
-    return open && open.until > Date.now() ? this.#holdOf(open, open.until) : undefined;
+    return open && open.until > currentTime() ? this.#holdOf(open, open.until) : undefined;
   }
 
   /**
@@ -95,7 +123,7 @@ export class Breakers {
   async admit(endpointId: string, timeoutMs: number): Promise<'closed' | 'probe' | Hold> {
     const open = this.#open.get(endpointId);
     if (!open) return 'closed';
-    if (open.until > Date.now()) return this.#holdOf(open, open.until);
+    if (open.until > currentTime()) return this.#holdOf(open, open.until);
     const db = this.#database.em.fork().getKysely();
     const claimed = await sql`
       update webhook_breakers set probe_until = now() + ${timeoutMs + PROBE_MARGIN_MS} * interval '1 ms', updated_at = now()
@@ -107,7 +135,7 @@ export class Breakers {
     const [row] = rows;
     if (!row) return 'closed';
     open.until = Math.max(open.until, Date.parse(iso(row.open_until)));
-    return this.#holdOf(open, Math.max(open.until, Date.now() + PROBING_MS));
+    return this.#holdOf(open, Math.max(open.until, currentTime() + PROBING_MS));
   }
 
   /** A claimed probe that was not sent after all. */
@@ -151,9 +179,27 @@ export class Breakers {
         if (until !== undefined) turned.opened.push({ endpointId, until });
       } else if (await this.#close(em, endpointId)) turned.closed.push(endpointId);
     }
-    if (turned.opened.length + turned.closed.length > 0)
+    const paused = await this.#pause(em, verdicts);
+    if (paused || turned.opened.length + turned.closed.length > 0)
       await sql`update revisions set revision = revision + 1 where name = 'breakers'`.execute(db);
     return turned;
+  }
+
+  /** Records pauses; their endpoints' rows are there and locked, since a throttled answer is counted as a failure. */
+  async #pause(em: EntityManager, verdicts: readonly Verdict[]): Promise<boolean> {
+    const pauses = verdicts.flatMap(({ endpointId, pause }) =>
+      pause ? [{ endpointId, until: new Date(pause.until).toISOString(), backoffMs: pause.backoffMs }] : [],
+    );
+    if (pauses.length === 0) return false;
+    const row = { endpointId: 'uuid', until: 'timestamptz', backoffMs: 'int' } as const;
+    await sql`
+      update webhook_breakers b set updated_at = now(),
+        paused_until = greatest(b.paused_until, p.until), pause_ms = p.backoff_ms
+      from (
+        select endpoint_id, max(until) as until, max(backoff_ms) as backoff_ms
+        from ${tableOf(pauses, row)} as given (endpoint_id, until, backoff_ms) group by endpoint_id
+      ) p where p.endpoint_id = b.endpoint_id`.execute(em.getKysely());
+    return true;
   }
 
   /** Takes on what a commit has done. */
@@ -224,26 +270,40 @@ export class Breakers {
   }
 
   #holdOf(open: Open, from: number): Hold {
-    const until = open.queue.next(Math.max(from, Date.now() + STEP_MS), STEP_MS);
+    const until = open.queue.next(Math.max(from, currentTime() + STEP_MS), STEP_MS);
     return { until, reason: `${OPEN_UNTIL} ${new Date(open.until).toISOString()}` };
   }
 
   async #look(): Promise<void> {
-    const { rows } = await sql<{ revision: string; open: { endpoint_id: string; open_until: string }[] | null }>`
+    const { rows } = await sql<{ revision: string; known: Known[] | null }>`
       select revision, case when revision is distinct from ${this.#revision ?? null}::bigint then (
-        select coalesce(json_agg(json_build_object('endpoint_id', endpoint_id, 'open_until', open_until)), '[]')
-        from webhook_breakers where state = 'open'
-      ) end as open
+        select coalesce(json_agg(json_build_object('endpoint_id', endpoint_id, 'pause_ms', pause_ms,
+          'open_until', case when state = 'open' then open_until end, 'paused_until', case when paused_until > now() then paused_until end)), '[]')
+        from webhook_breakers where state = 'open' or paused_until > now()
+      ) end as known
       from revisions where name = 'breakers'`.execute(this.#database.em.fork().getKysely());
     const [row] = rows;
     this.#lookedAt = performance.now();
-    if (!row?.open) return;
+    if (!row?.known) return;
     this.#revision = row.revision;
     this.#open = new Map(
-      row.open.map(({ endpoint_id, open_until }) => [
-        endpoint_id,
-        { until: Date.parse(iso(open_until)), queue: this.#open.get(endpoint_id)?.queue ?? new Queue() },
-      ]),
+      row.known.flatMap(({ endpoint_id, open_until }): [string, Open][] =>
+        open_until === null
+          ? []
+          : [
+              [
+                endpoint_id,
+                { until: Date.parse(iso(open_until)), queue: this.#open.get(endpoint_id)?.queue ?? new Queue() },
+              ],
+            ],
+      ),
+    );
+    this.#onPaused(
+      row.known.flatMap(({ endpoint_id, paused_until, pause_ms }) =>
+        paused_until === null
+          ? []
+          : [{ endpointId: endpoint_id, until: Date.parse(iso(paused_until)), backoffMs: pause_ms }],
+      ),
     );
   }
 }

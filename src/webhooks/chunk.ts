@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { currentTime } from '../services/clock.ts';
 
 /**
  * What fan-out hands to the delivery pool: about 50 deliveries with the payload serialised once per event. `check`
@@ -34,7 +35,7 @@ export const ON_ITS_WAY_MS = 5 * 60_000;
 /** Whether some of the chunk may be recorded already. One without a time is from an earlier version. */
 export const mayBeRecorded = ({ check, at }: Chunk, redelivered: boolean): boolean =>
   // Half the time: what is begun without a look has the other half to be recorded before recovery looks for it.
-  check || redelivered || at === undefined || Date.now() - at > ON_ITS_WAY_MS / 2;
+  check || redelivered || at === undefined || currentTime() - at > ON_ITS_WAY_MS / 2;
 
 /** Deliveries per chunk: 50 measured as the best of 20 to 200 (November 2026, two cores). */
 const CHUNK_SIZE = 50;
@@ -43,7 +44,7 @@ const CHUNK_BYTES = 512 * 1024;
 
 /** Cuts events with their receivers into chunks of about `CHUNK_SIZE` deliveries. */
 export function cut(events: ChunkEvent[], check: boolean): Chunk[] {
-  const at = Date.now();
+  const at = currentTime();
   const chunks: Chunk[] = [];
   let current: ChunkEvent[] = [];
   let deliveries = 0;

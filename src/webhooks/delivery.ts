@@ -4,6 +4,7 @@ import type { Registry } from 'prom-client';
 import { newId } from '../domain/ids.ts';
 import type { Alarm, Transact } from '../domain/messages/emit.ts';
 import { SYSTEM } from '../domain/messages/envelope.ts';
+import { currentTime } from '../services/clock.ts';
 import type { Database } from '../services/database.ts';
 import type { Keyring } from '../services/keyring.ts';
 import type { Logger } from '../services/logger.ts';
@@ -11,20 +12,20 @@ import { Breakers, bringBack, type Turned } from './breakers.ts';
 import { Budget } from './budget.ts';
 import { type Chunk, type ChunkEvent, mayBeRecorded } from './chunk.ts';
 import type { ActiveEndpoint, EndpointDirectory } from './directory.ts';
-import { disableEndpoint } from './endpoints.ts';
-import { announceExhausted } from './exhausted.ts';
 import { DISABLE_AFTER_MS, FailureWatch } from './failing.ts';
-import type { Hold } from './holds.ts';
-import { Lanes } from './lanes.ts';
+import { BUSY, type Hold } from './holds.ts';
+import { type Arrival, Lanes } from './lanes.ts';
 import type { LineKey } from './order.ts';
+import { disableAndTell } from './owner.ts';
+import { type Pulled, Pump } from './pump.ts';
 import { EndpointRates } from './rate.ts';
 import { type AttemptRow, type DeliveryRow, Recorder } from './recorder.ts';
 import { type Attempted, notSent } from './response.ts';
 import { boundedDelay, classify, nextDelay, type Outcome, retryAfterMs, type Schedule } from './schedule.ts';
 import type { Sender } from './sender.ts';
 import { hexSignature, sign } from './signature.ts';
-import { Throttles } from './throttle.ts';
-import { claimDue, claimInOrder, type Due, findWaiting, postpone } from './waiting.ts';
+import { type Pause, Throttles } from './throttle.ts';
+import { type Cause, claimDue, claimInOrder, claimParked, type Due, findWaiting, postpone } from './waiting.ts';
 
 export interface DeliveryDeps {
   database: Database;
@@ -47,6 +48,10 @@ export interface DeliveryDeps {
 
 /** Deliveries in memory for each send at once: enough to keep every slot busy, few enough to leave a backlog where it is. */
 const AHEAD = 12;
+/** Parked deliveries that are claimed and not recorded, for each send at once. */
+const CLAIMED_AHEAD = 6;
+/** A claimed delivery that has waited longer for its endpoint goes back: its lease must outlast its attempt, in ms. */
+const STALE_MS = 5000;
 
 const NOTHING: ReadonlySet<string> = new Set();
 
@@ -54,14 +59,21 @@ const NOTHING: ReadonlySet<string> = new Set();
 interface Parcel extends Due {
   kind: 'insert' | 'update';
   line: LineKey | undefined;
+  /** When it was claimed ahead of its turn, ms of the monotonic clock. */
+  claimedAt?: number;
+  /** It is counted among those that are begun and not sent. */
+  takesRoom?: boolean;
 }
 
 /** One attempt and what came of it. */
 interface Sent {
   startedAt: Date;
   attempted: Attempted;
+  outcome: Outcome;
   /** It was let through an open breaker. */
   probe: boolean;
+  /** The pause of its endpoint that it has begun. */
+  pause: Pause | undefined;
 }
 
 /**
@@ -73,6 +85,7 @@ export class Deliveries {
   readonly #deps: DeliveryDeps;
   readonly #recorder: Recorder;
   readonly #lanes: Lanes;
+  readonly #pump: Pump<Parcel>;
   readonly #throttles = new Throttles();
   readonly #breakers: Breakers;
   readonly #rates: EndpointRates;
@@ -85,15 +98,25 @@ export class Deliveries {
   constructor(deps: DeliveryDeps) {
     const { database, setAlarms, log } = deps;
     this.#deps = deps;
-    this.#breakers = new Breakers(database, log, deps.metrics);
+    this.#breakers = new Breakers(database, log, {
+      metrics: deps.metrics,
+      onPaused: (pauses) => this.#throttles.learn(pauses),
+    });
     this.#recorder = new Recorder({
-      database,
+      transact: deps.transact,
       setAlarms,
       breakers: this.#breakers,
       onTurned: (turned) => this.#turned(turned),
       log,
     });
-    this.#lanes = new Lanes(deps.concurrency);
+    this.#lanes = new Lanes(deps.concurrency, (endpointId) => this.#pump.look(endpointId));
+    this.#pump = new Pump({
+      lanes: this.#lanes,
+      pull: (endpointId, limit) => this.#pull(endpointId, limit),
+      deliver: (parcel) => this.#deliver(parcel),
+      most: () => CLAIMED_AHEAD * this.#concurrency,
+      log,
+    });
     this.#rates = new EndpointRates(deps.redis, deps.namespace);
     this.#failures = new FailureWatch({ ...deps, disableAfterMs: deps.disableAfterMs ?? DISABLE_AFTER_MS });
     this.#concurrency = deps.concurrency;
@@ -103,6 +126,11 @@ export class Deliveries {
   setConcurrency(concurrency: number): void {
     this.#concurrency = concurrency;
     this.#lanes.setConcurrency(concurrency);
+  }
+
+  /** What brings parked deliveries back. */
+  get parked(): Pump<Parcel> {
+    return this.#pump;
   }
 
   /**
@@ -124,14 +152,14 @@ export class Deliveries {
     }
     const over = Promise.allSettled(own);
     if (own.length > 0) {
-      await this.#budget
-        .spend(own.length, async () => {
-          await Promise.all([this.#deps.directory.refresh(), this.#breakers.refresh()]);
-          // Looked up as late as this: while it waited for room, others may have recorded it.
-          start.resolve(mayBeRecorded(chunk, redelivered) ? await this.#recorded(chunk) : NOTHING);
-          await over;
-        })
-        .catch(start.reject);
+      await this.#budget.take(own.length);
+      try {
+        await Promise.all([this.#deps.directory.refresh(), this.#breakers.refresh()]);
+        // Looked up as late as this: while it waited for room, others may have recorded it.
+        start.resolve(mayBeRecorded(chunk, redelivered) ? await this.#recorded(chunk) : NOTHING);
+      } catch (error) {
+        start.reject(error);
+      }
     }
     const failed = [...(await over), ...(await Promise.allSettled(others))].find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
@@ -141,9 +169,19 @@ export class Deliveries {
   #once(key: string, start: Promise<ReadonlySet<string>>, parcel: Parcel): Promise<void> {
     const running = start
       .then((recorded) => (recorded.has(key) ? undefined : this.#deliver(parcel)))
-      .finally(() => this.#running.delete(key));
+      .finally(() => {
+        this.#giveRoom(parcel);
+        this.#running.delete(key);
+      });
     this.#running.set(key, running);
     return running;
+  }
+
+  /** Once for each delivery that took room. */
+  #giveRoom(parcel: Parcel): void {
+    if (!parcel.takesRoom) return;
+    parcel.takesRoom = false;
+    this.#budget.give();
   }
 
   /** Answers an alarm. The row is claimed only when its endpoint's lane has room, so a lease never waits in a queue. */
@@ -151,7 +189,7 @@ export class Deliveries {
     const em = this.#deps.database.em.fork();
     const waiting = await findWaiting(em, id);
     if (!waiting) return;
-    const { endpointId, line, cause } = waiting;
+    const { endpointId, line, cause, parked } = waiting;
     await Promise.all([this.#deps.directory.refresh(), this.#breakers.refresh()]);
     const endpoint = this.#deps.directory.get(endpointId);
     const claim = async (): Promise<Parcel | undefined> => {
@@ -165,69 +203,100 @@ export class Deliveries {
       const parcel = await claim();
       return parcel && this.#deliver(parcel);
     }
-    await this.#recorder.whenHealthy();
-    const hold = await this.#through(endpoint, { fresh: false, manual: cause === 'manual' }, async (probe) => {
+    await this.#recorder.whenReady();
+    let made: { parcel: Parcel; sent: Sent } | undefined;
+    const send = async (probe: boolean) => {
       const parcel = await claim();
-      if (parcel) await this.#settle(parcel, endpoint, await this.#send(parcel, endpoint, probe));
-      else if (probe) await this.#breakers.unclaim(endpoint.id);
-    });
+      if (parcel) made = { parcel, sent: await this.#send(parcel, endpoint, probe) };
+      else if (probe && !isByHand(cause)) await this.#breakers.unclaim(endpoint.id);
+      return made !== undefined;
+    };
+    const held = parked ? this.#held(endpointId, cause) : undefined;
+    if (parked && !held) return this.#pump.kick(endpointId); // its turn comes with its line
+    const hold = held ?? (await this.#through(endpoint, { as: isByHand(cause) ? 'urgent' : 'due', cause }, send));
+    if (made) return this.#settle(made.parcel, endpoint, made.sent);
     const put = hold && (await postpone(em, id, hold.until, hold.reason));
     if (put) await this.#deps.setAlarms(put.again);
+    if (hold?.reason === BUSY) this.#pump.kick(endpointId);
+  }
+
+  /** The next ones of an endpoint's line, claimed. */
+  async #pull(endpointId: string, limit: number): Promise<Pulled<Parcel>> {
+    await Promise.all([this.#deps.directory.refresh(), this.#breakers.refresh(), this.#recorder.whenReady()]);
+    const timeoutMs = this.#deps.directory.get(endpointId)?.timeoutMs ?? 0;
+    const claimedAt = performance.now();
+    const { parcels, again, more } = await claimParked(this.#deps.database.em.fork(), endpointId, { limit, timeoutMs });
+    if (again.length > 0) await this.#deps.setAlarms(again);
+    return { parcels: parcels.map(({ due, line }) => ({ kind: 'update', line, claimedAt, ...due })), more };
   }
 
   async #deliver(parcel: Parcel): Promise<void> {
     const endpoint = this.#deps.directory.get(parcel.endpointId);
     if (!endpoint) return this.#record(parcel, { status: 'failed', reason: 'endpoint deleted' });
     if (endpoint.status === 'disabled') return this.#record(parcel, { status: 'held', reason: 'endpoint disabled' });
-    await this.#recorder.whenHealthy();
+    await this.#recorder.whenReady();
     let sent: Sent | undefined;
-    const hold = await this.#through(endpoint, { fresh: true, manual: false }, async (probe) => {
-      sent = await this.#send(parcel, endpoint, probe);
+    const as = parcel.claimedAt === undefined ? 'fresh' : 'parked';
+    const hold = await this.#through(endpoint, { as, cause: parcel.cause }, async (probe) => {
+      if (parcel.claimedAt === undefined || performance.now() - parcel.claimedAt < STALE_MS)
+        sent = await this.#send(parcel, endpoint, probe);
+      else if (probe && !isByHand(parcel.cause)) await this.#breakers.unclaim(endpoint.id);
+      return sent !== undefined;
     });
+    this.#giveRoom(parcel);
     if (sent) return this.#settle(parcel, endpoint, sent);
-    if (!hold) return;
+    const { until, reason } = hold ?? this.#lanes.parkedHold(endpoint.id);
     await this.#record(parcel, {
       status: 'pending',
-      reason: hold.reason,
-      next_attempt_at: new Date(hold.until).toISOString(),
+      reason,
+      next_attempt_at: new Date(until).toISOString(),
       generation: parcel.generation + 1,
     });
+    if (reason === BUSY) this.#pump.kick(endpoint.id);
+  }
+
+  /** What keeps an endpoint's deliveries back: a retry by hand passes the breaker, a test the pause too. */
+  #held(endpointId: string, cause: Cause): Hold | undefined {
+    if (cause === 'test') return undefined;
+    const open = cause === 'manual' ? undefined : this.#breakers.hold(endpointId);
+    return open ?? this.#throttles.hold(endpointId, this.#lanes.stepMs(endpointId));
   }
 
   /**
    * Sends when breaker, throttle, lane and rate let it; else returns until when to put it off. What is fresh queues
-   * behind those that were put off before it; what is manual passes the breaker.
+   * behind those that were put off before it; what is done by hand passes the breaker, and a test the rate too.
    */
   async #through(
     endpoint: ActiveEndpoint,
-    { fresh, manual }: { fresh: boolean; manual: boolean },
-    send: (probe: boolean) => Promise<void>,
+    { as, cause }: { as: Arrival; cause: Cause },
+    send: (probe: boolean) => Promise<boolean>,
   ): Promise<Hold | undefined> {
-    const { id, rateLimit, timeoutMs } = endpoint;
-    const held = () =>
-      (manual ? undefined : this.#breakers.hold(id)) ?? this.#throttles.hold(id, this.#lanes.stepMs(id));
-    const hold = held() ?? (fresh && rateLimit !== null ? this.#rates.queued(id, rateLimit) : undefined);
+    const { id, timeoutMs } = endpoint;
+    const byHand = isByHand(cause);
+    const rateLimit = cause === 'test' ? null : endpoint.rateLimit;
+    const queues = rateLimit !== null && !byHand && (as === 'fresh' || as === 'parked');
+    const hold = this.#held(id, cause) ?? (queues ? this.#rates.queued(id, rateLimit) : undefined);
     if (hold) return hold;
-    let probe = manual;
-    const result = await this.#lanes.through(id, () => send(probe), {
-      mayWait: fresh,
+    let probe = byHand;
+    return this.#lanes.through(id, () => send(probe), {
+      as,
       admit: async () => {
-        const limited = held() ?? (rateLimit === null ? undefined : await this.#rates.take(id, rateLimit));
-        if (limited || manual) return limited;
+        const limited =
+          this.#held(id, cause) ?? (rateLimit === null ? undefined : await this.#rates.take(id, rateLimit));
+        if (limited || byHand) return limited;
         const admitted = await this.#breakers.admit(id, timeoutMs);
         if (typeof admitted === 'object') return admitted;
         probe = admitted === 'probe';
         return undefined;
       },
     });
-    return 'hold' in result ? result.hold : undefined;
   }
 
   /** One attempt. Never rejects: whatever the other side does is a result. */
   async #send(parcel: Parcel, endpoint: ActiveEndpoint, probe: boolean): Promise<Sent> {
-    const startedAt = new Date();
+    const startedAt = new Date(currentTime());
     // Unsigned it would teach a subscriber to take what anyone sends.
-    if (endpoint.keys.length === 0) return { startedAt, attempted: notSent('no_usable_secret'), probe };
+    if (endpoint.keys.length === 0) return this.#judge(endpoint, startedAt, notSent('no_usable_secret'), probe);
     const timestamp = Math.floor(startedAt.getTime() / 1000);
     const headers: Record<string, string> = {
       ...endpoint.headers,
@@ -243,11 +312,22 @@ export class Deliveries {
       body: parcel.payload,
       timeoutMs: endpoint.timeoutMs,
     });
-    return { startedAt, attempted, probe };
+    return this.#judge(endpoint, startedAt, attempted, probe);
+  }
+
+  /** What an answer means for its endpoint counts before the next one has its place. */
+  #judge({ id }: ActiveEndpoint, startedAt: Date, attempted: Attempted, probe: boolean): Sent {
+    const outcome = classify(attempted);
+    const began = startedAt.getTime();
+    let pause: Pause | undefined;
+    if (outcome === 'throttled')
+      pause = this.#throttles.throttled(id, began, retryAfterMs(attempted.retryAfter, currentTime()));
+    else this.#throttles.answered(id, began);
+    return { startedAt, attempted, outcome, probe, pause };
   }
 
   async #settle(parcel: Parcel, endpoint: ActiveEndpoint, sent: Sent): Promise<void> {
-    const { startedAt, attempted } = sent;
+    const { startedAt, attempted, outcome } = sent;
     const number = parcel.attempts + 1;
     const attempt: AttemptRow = {
       id: newId(),
@@ -259,38 +339,33 @@ export class Deliveries {
       response_body: attempted.responseBody,
       cause: parcel.cause,
     };
-    const outcome = classify(attempted);
-    const record = (change: Change) =>
-      this.#record(parcel, { attempts: number, ...change }, { attempt, outcome, sent });
-    const retryAfter = retryAfterMs(attempted.retryAfter, Date.now());
-    if (outcome === 'throttled') this.#throttles.throttled(endpoint.id, startedAt.getTime(), retryAfter);
-    else this.#throttles.answered(endpoint.id, startedAt.getTime());
+    const record = (change: Change, exhausted = false) =>
+      this.#record(parcel, { attempts: number, ...change }, { attempt, sent, exhausted });
     if (outcome === 'delivered') {
       await record({ status: 'delivered', reason: null, delivered_at: attempted.finishedAt.toISOString() });
       return this.#failures.succeeded(endpoint.id);
     }
     if (outcome === 'gone') {
       await record({ status: 'failed', reason: 'endpoint gone (410)' });
-      return this.#disable(endpoint, 'it answered 410 Gone');
+      return this.#disable(endpoint, { reason: 'it answered 410 Gone', why: 'it answered 410 Gone' });
     }
     const why = attempted.error?.replaceAll('no_usable_secret', 'no usable secret') ?? `status ${attempted.statusCode}`;
-    const scheduled = nextDelay(this.#deps.schedule, number);
+    const scheduled = nextDelay(this.#deps.schedule, number - parcel.scheduleFrom);
     if (scheduled === null) {
-      await record({ status: 'failed', reason: `gave up after ${number} attempts: ${why}` });
-      await announceExhausted(this.#deps.transact, { ...parcel, attempts: number }, attempted);
+      await record({ status: 'failed', reason: `gave up after ${number} attempts: ${why}` }, true);
     } else {
-      const at = Date.now() + boundedDelay(scheduled, retryAfter);
+      const at = currentTime() + boundedDelay(scheduled, retryAfterMs(attempted.retryAfter, currentTime()));
       await record({ status: 'pending', reason: why, next_attempt_at: new Date(at).toISOString() });
     }
     if (!isOurs(attempted)) await this.#failures.failed(endpoint.id);
   }
 
-  async #disable(endpoint: ActiveEndpoint, reason: string): Promise<void> {
+  async #disable(endpoint: ActiveEndpoint, told: { reason: string; why: string }): Promise<void> {
     const id = newId();
     await this.#deps.transact({ requestId: id, correlationId: id, actor: SYSTEM }, (unit) =>
-      disableEndpoint(unit, endpoint.id, reason),
+      disableAndTell(unit, endpoint.id, told, this.#deps.keyring),
     );
-    this.#deps.log.warn({ endpoint: endpoint.id, reason }, 'an endpoint is disabled');
+    this.#deps.log.warn({ endpoint: endpoint.id, reason: told.reason }, 'an endpoint is disabled');
   }
 
   #turned(turned: Turned): void {
@@ -316,7 +391,7 @@ export class Deliveries {
   #record(
     parcel: Parcel,
     change: Change,
-    made: { attempt: AttemptRow; outcome: Outcome; sent: Sent } | null = null,
+    made: { attempt: AttemptRow; sent: Sent; exhausted: boolean } | null = null,
   ): Promise<void> {
     const delivery: DeliveryRow = {
       id: parcel.id,
@@ -335,10 +410,16 @@ export class Deliveries {
       kind: parcel.kind,
       delivery,
       attempt: made?.attempt ?? null,
+      exhausted: made?.exhausted ? { ...parcel, attempts: delivery.attempts, last: made.sent.attempted } : undefined,
       line: parcel.line,
       verdict:
         made && !isOurs(made.sent.attempted)
-          ? { endpointId: parcel.endpointId, failed: made.outcome !== 'delivered', probe: made.sent.probe }
+          ? {
+              endpointId: parcel.endpointId,
+              failed: made.sent.outcome !== 'delivered',
+              probe: made.sent.probe,
+              pause: made.sent.pause,
+            }
           : undefined,
     });
   }
@@ -357,10 +438,14 @@ export class Deliveries {
   }
 }
 
+/** Somebody waits for it. */
+const isByHand = (cause: Cause): boolean => cause === 'manual' || cause === 'test';
+
 type Change = Partial<DeliveryRow> & Pick<DeliveryRow, 'status' | 'reason'>;
 
 /** Failures that say nothing about the endpoint. */
-const isOurs = ({ error }: Attempted): boolean => error === 'no_usable_secret' || error === 'sender_closed';
+const isOurs = ({ error }: Attempted): boolean =>
+  error === 'no_usable_secret' || error === 'sender_closed' || error === 'proxy_unusable';
 
 const fresh = (event: ChunkEvent, id: string, endpointId: string): Parcel => ({
   kind: 'insert',
@@ -374,5 +459,7 @@ const fresh = (event: ChunkEvent, id: string, endpointId: string): Parcel => ({
   attempts: 0,
   generation: 0,
   cause: 'schedule',
+  scheduleFrom: 0,
   line: undefined,
+  takesRoom: true,
 });

@@ -61,9 +61,9 @@ export async function createEndpoint(
   const { url, status = 'enabled' } = input.endpoint;
   const settings = applySettings({ ...DEFAULT_SETTINGS, url }, input.endpoint, deps.allow);
   const { rows } = await sql<Row>`
-    insert into webhook_endpoints (id, tenant, url, description, event_types, channels, headers, rate_limit, ordered, timeout_ms, status, disabled_reason, signature, hex_signature, metadata)
+    insert into webhook_endpoints (id, tenant, url, description, event_types, channels, headers, rate_limit, ordered, timeout_ms, status, disabled_reason, signature, hex_signature, metadata, created_by)
     values (${newId()}, ${tenant}, ${settings.url}, ${settings.description}, ${settings.event_types}, ${settings.channels}, ${JSON.stringify(settings.headers)}::jsonb,
-      ${settings.rate_limit}, ${settings.ordered}, ${settings.timeout_ms}, ${status}, ${status === 'disabled' ? disabledBy(unit) : null}, ${settings.signature}, ${settings.hex_signature}, ${JSON.stringify(settings.metadata)}::jsonb)
+      ${settings.rate_limit}, ${settings.ordered}, ${settings.timeout_ms}, ${status}, ${status === 'disabled' ? disabledBy(unit) : null}, ${settings.signature}, ${settings.hex_signature}, ${JSON.stringify(settings.metadata)}::jsonb, ${actorText(unit.emit.context.actor)})
     returning ${COLUMNS}`.execute(unit.em.getKysely());
   const row = only(rows);
   const shown = await createSecrets(unit.em, deps.keyring, row.id, row.signature);

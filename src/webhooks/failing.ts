@@ -1,13 +1,12 @@
 import { sql } from 'kysely';
-import { z } from 'zod';
-import { queueEmail } from '../domain/emails/queue.ts';
 import { newId } from '../domain/ids.ts';
 import type { Transact } from '../domain/messages/emit.ts';
 import { SYSTEM } from '../domain/messages/envelope.ts';
+import { currentTime } from '../services/clock.ts';
 import { type Database, iso } from '../services/database.ts';
 import type { Keyring } from '../services/keyring.ts';
 import type { Logger } from '../services/logger.ts';
-import { disableEndpoint } from './endpoints.ts';
+import { disableAndTell } from './owner.ts';
 
 /** An endpoint that did nothing but fail for so long is disabled; 5 days in ms. */
 export const DISABLE_AFTER_MS = 5 * 86_400_000;
@@ -59,13 +58,13 @@ export class FailureWatch {
   async failed(endpointId: string): Promise<void> {
     const known = this.#failing.get(endpointId);
     const now = performance.now();
-    if (known && now - known.lookedAt < LOOK_MS && Date.now() - known.since < this.#deps.disableAfterMs) return;
-    this.#failing.set(endpointId, { lookedAt: now, since: known?.since ?? Date.now() });
+    if (known && now - known.lookedAt < LOOK_MS && currentTime() - known.since < this.#deps.disableAfterMs) return;
+    this.#failing.set(endpointId, { lookedAt: now, since: known?.since ?? currentTime() });
     await this.#quietly(async () => {
       const since = await this.#since(endpointId);
       if (since === undefined) return;
       this.#failing.set(endpointId, { lookedAt: now, since });
-      if (Date.now() - since >= this.#deps.disableAfterMs) await this.#disable(endpointId);
+      if (currentTime() - since >= this.#deps.disableAfterMs) await this.#disable(endpointId);
     });
   }
 
@@ -89,12 +88,11 @@ export class FailureWatch {
     const reason = `only failures for ${days}`;
     const disabled = await transact({ requestId: id, correlationId: id, actor: SYSTEM }, async (unit) => {
       const db = unit.em.getKysely();
-      const { rows } = await sql<{ url: string; metadata: Record<string, string> }>`
-        select url, metadata from webhook_endpoints
+      const { rows } = await sql`
+        select 1 from webhook_endpoints
         where id = ${endpointId} and status = 'enabled' and deleted_at is null
           and failing_since <= now() - ${disableAfterMs} * interval '1 ms' for update`.execute(db);
-      const [row] = rows;
-      if (!row) return false;
+      if (rows.length === 0) return false;
       const success = await sql`
         update webhook_endpoints e set failing_since = null
         where e.id = ${endpointId} and exists (
@@ -102,13 +100,7 @@ export class FailureWatch {
           where d.endpoint_id = e.id and d.status = 'delivered' and d.delivered_at >= e.failing_since)
         returning 1`.execute(db);
       if (success.rows.length > 0) return false;
-      if (!(await disableEndpoint(unit, endpointId, reason))) return false;
-      const owner = z.email().max(254).safeParse(row.metadata.owner_email);
-      if (owner.success) {
-        const data = { url: row.url, reason: `every delivery has failed for ${days}` };
-        await queueEmail(unit, { userId: null, to: owner.data, template: 'endpoint-disabled', data }, keyring);
-      }
-      return true;
+      return disableAndTell(unit, endpointId, { reason, why: `every delivery has failed for ${days}` }, keyring);
     });
     this.#failing.delete(endpointId);
     if (disabled) log.warn({ endpoint: endpointId, reason }, 'an endpoint is disabled');

@@ -3,6 +3,7 @@ import { newId } from '../domain/ids.ts';
 import type { Alarm } from '../domain/messages/emit.ts';
 import type { Envelope } from '../domain/messages/envelope.ts';
 import type { Database, EntityManager } from '../services/database.ts';
+import { tableOf } from '../services/rows.ts';
 import { type Chunk, type ChunkEvent, cut } from './chunk.ts';
 import type { ActiveEndpoint, EndpointDirectory } from './directory.ts';
 import { appendToLines, type OrderedRow, WAITS } from './order.ts';
@@ -22,6 +23,9 @@ export interface FanoutDeps {
   /** For deliveries that keep an order. */
   setAlarms: (alarms: Alarm[]) => Promise<void>;
 }
+
+/** The endpoints that want an event. */
+type Receivers = (row: EventRow) => ActiveEndpoint[];
 
 interface EventRow {
   tenant: string;
@@ -57,6 +61,13 @@ export async function fanOut(items: FanoutItem[], deps: FanoutDeps): Promise<voi
     if (!rows.has(key)) rows.set(key, row);
     if (redelivered) again.add(key);
   }
+  // Asked once for each event: an endpoint that turns between the rows and the chunks must be in one of them.
+  const found = new Map<EventRow, ActiveEndpoint[]>();
+  const receivers: Receivers = (row) => {
+    const known = found.get(row) ?? deps.directory.matching(row.tenant, row.type, row.channels);
+    found.set(row, known);
+    return known;
+  };
   const { fresh, repeated, waiting } = await deps.database.em.fork().transactional(async (em) => {
     const inserted = await insertEvents(em, [...rows.values()]);
     const fresh = inserted.map((row) => rows.get(keyOf(row)) as EventRow);
@@ -65,10 +76,10 @@ export async function fanOut(items: FanoutItem[], deps: FanoutDeps): Promise<voi
       em,
       [...again].map((key) => rows.get(key) as EventRow),
     );
-    return { fresh, repeated, waiting: await insertWaiting(em, [...fresh, ...repeated], deps.directory) };
+    return { fresh, repeated, waiting: await insertWaiting(em, [...fresh, ...repeated], receivers) };
   });
   if (waiting.alarms.length > 0) deps.setAlarms(waiting.alarms).catch(() => undefined); // the sweep sets what is lost
-  const withReceivers = (row: EventRow) => chunkEvent(row, deps.directory, waiting.enabled);
+  const withReceivers = (row: EventRow) => chunkEvent(row, receivers(row), waiting.enabled);
   const chunks = [...cut(fresh.map(withReceivers), false), ...cut(repeated.map(withReceivers), true)];
   await Promise.all(chunks.map((chunk) => deps.publish(chunk)));
 }
@@ -93,13 +104,29 @@ function rowOf(envelope: Envelope): EventRow {
   };
 }
 
+const EVENT = {
+  tenant: 'text',
+  id: 'text',
+  type: 'text',
+  source: 'text',
+  subject: 'text',
+  payload: 'text',
+  time: 'timestamptz',
+  sequence: 'int',
+  ordering_key: 'text',
+  correlation_id: 'text',
+  actor: 'text',
+  channels: 'text',
+} as const;
+
 async function insertEvents(em: EntityManager, rows: EventRow[]): Promise<{ tenant: string; id: string }[]> {
   const result = await sql<{ tenant: string; id: string }>`
-    insert into events (tenant, id, type, source, subject, payload, time, sequence, ordering_key, channels, correlation_id, actor)
-    select tenant, id, type, source, subject, payload, time, sequence, ordering_key, channels, correlation_id, actor
-    from jsonb_to_recordset(${JSON.stringify(rows)}::jsonb) as r (tenant text, id text, type text, source text, subject text,
-      payload text, time timestamptz, sequence int, ordering_key text,
-      channels text[], correlation_id text, actor text)
+    insert into events (tenant, id, type, source, subject, payload, time, sequence, ordering_key, correlation_id, actor, channels)
+    select tenant, id, type, source, subject, payload, time, sequence, ordering_key, correlation_id, actor, string_to_array(channels, ',')
+    from ${tableOf(
+      rows.map((row) => ({ ...row, channels: row.channels.join(',') })),
+      EVENT,
+    )} as r (tenant, id, type, source, subject, payload, time, sequence, ordering_key, correlation_id, actor, channels)
     on conflict do nothing
     returning tenant, id`.execute(em.getKysely());
   return result.rows;
@@ -115,11 +142,10 @@ const inOrder = (event: EventRow, endpoint: ActiveEndpoint): boolean => endpoint
 async function insertWaiting(
   em: EntityManager,
   events: EventRow[],
-  directory: EndpointDirectory,
+  receivers: Receivers,
 ): Promise<{ alarms: Alarm[]; enabled: Set<string> }> {
   const found = events.flatMap((event) =>
-    directory
-      .matching(event.tenant, event.type, event.channels)
+    receivers(event)
       .filter((endpoint) => endpoint.status === 'disabled' || inOrder(event, endpoint))
       .map((endpoint) => ({ event, endpoint })),
   );
@@ -176,9 +202,8 @@ async function storedEvents(em: EntityManager, rows: EventRow[]): Promise<EventR
 }
 
 /** `enabled`: endpoints that the directory still shows as disabled. */
-function chunkEvent(row: EventRow, directory: EndpointDirectory, enabled: ReadonlySet<string>): ChunkEvent {
-  const to = directory
-    .matching(row.tenant, row.type, row.channels)
+function chunkEvent(row: EventRow, receivers: ActiveEndpoint[], enabled: ReadonlySet<string>): ChunkEvent {
+  const to = receivers
     .filter((endpoint) => (endpoint.status === 'enabled' || enabled.has(endpoint.id)) && !inOrder(row, endpoint))
     .map((endpoint): [string, string] => [newId(), endpoint.id]);
   return { id: row.id, tenant: row.tenant, type: row.type, payload: row.payload, correlation: row.correlation_id, to };

@@ -4,6 +4,9 @@ export interface Hold {
   reason: string;
 }
 
+/** The reason of what is parked until its endpoint has room; an index finds these rows by it. */
+export const BUSY = 'endpoint busy';
+
 /** Nothing is put off for longer than this by its place in a queue, unless the queue says so. */
 export const MAX_PUT_OFF_MS = 300_000;
 

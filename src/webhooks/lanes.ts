@@ -1,47 +1,69 @@
-import type { Hold } from './holds.ts';
+import { currentTime } from '../services/clock.ts';
+import { BUSY, type Hold } from './holds.ts';
 
 /**
  * Who may send now. Without a cap per endpoint one hanging endpoint of fifty cut the good ones from 10,000/s to 500/s
  * (measured); with it they keep their rate.
  *
- * A lane is one endpoint's: `IN_FLIGHT` at once, a few in memory behind them, and whatever is beyond is
- * parked as a row with an alarm. Parked ones are spaced by the endpoint's own measured pace, so that a slow endpoint's
- * backlog does not come back all at once only to be parked again.
+ * A lane is one endpoint's: `IN_FLIGHT` at once, a few in memory behind them, and whatever is beyond is parked as a row.
+ * While rows are parked the lane has a line, and what comes fresh or falls due goes to its end; `Pump` brings them back
+ * in their order as the lane takes them.
+ *
+ *   no line ──something is parked──► line ──the pump has found the last one──► no line
  */
 const IN_FLIGHT = 4;
 /** Behind them in memory: as many as the endpoint takes within `WAIT_MS` at its pace, at least 20, at most 200. */
 const WAIT_MS = 500;
 const LEAST_WAITING = 20;
 const MOST_WAITING = 200;
+/** Parked ones that are brought back ahead of their turn: what the endpoint takes within `WAIT_MS`, at most so many. */
+const MOST_AHEAD = 100;
 /** Before anything is measured, an answer is taken to need so long, in ms. */
 const FIRST_GUESS_MS = 100;
-/** An endpoint that answers within this lets a few wait that otherwise may not: their wait is shorter than being parked. */
-const QUICK_MS = 100;
+/** When a parked one is looked at by itself, at the earliest: the pump comes before, unless its process has ended. */
+const PARK_MS = 500;
 const MAX_PARK_MS = 300_000;
 const KEPT_LANES = 5000;
 
+/**
+ * How a delivery comes: `fresh` from a chunk, `due` by its alarm, `urgent` because somebody waits for it, `parked` from
+ * the line.
+ */
+export type Arrival = 'fresh' | 'due' | 'urgent' | 'parked';
+
+interface Waiter {
+  parked: boolean;
+  /** True hands a place over, false sends away. */
+  wake: (place: boolean) => void;
+}
+
 interface Lane {
   inFlight: number;
-  waiting: (() => void)[];
+  waiting: Waiter[];
+  /** Some are parked, as far as this process knows. */
+  line: boolean;
   /** Exponential average of an answer's duration, in ms. */
   paceMs: number;
-  /** When the next parked delivery may come, in ms since the epoch. */
+  /** When the next parked delivery is looked at, in ms since the epoch. */
   nextSlot: number;
 }
 
-const room = (lane: Lane): number =>
-  Math.min(MOST_WAITING, Math.max(LEAST_WAITING, (WAIT_MS * IN_FLIGHT) / lane.paceMs));
+const pacedRoom = (lane: Lane): number => (WAIT_MS * IN_FLIGHT) / lane.paceMs;
+const room = (lane: Lane): number => Math.min(MOST_WAITING, Math.max(LEAST_WAITING, pacedRoom(lane)));
 
 export class Lanes {
   readonly #lanes = new Map<string, Lane>();
+  readonly #onRoom: (endpointId: string) => void;
   /** Who waits for one of the process's slots; whoever is woken has it. */
   readonly #slots: (() => void)[] = [];
   #concurrency: number;
   #busy = 0;
+  #shut = false;
 
-  /** `concurrency`: sends at once over all endpoints of this process. */
-  constructor(concurrency: number) {
+  /** `concurrency`: sends at once over all endpoints of this process. `onRoom` hears when a lane with a line moves on. */
+  constructor(concurrency: number, onRoom: (endpointId: string) => void = () => undefined) {
     this.#concurrency = concurrency;
+    this.#onRoom = onRoom;
   }
 
   /** From now on; what is on its way beyond the new number is finished. */
@@ -51,27 +73,31 @@ export class Lanes {
   }
 
   /**
-   * Runs `send` when the endpoint and the process have room, or answers `{ hold }` at once when the endpoint's lane is
-   * full. Without `mayWait` only a few may wait, and only for a quick endpoint. `admit` is asked last, by whoever has a
-   * place in the lane: what it waits for keeps places of this endpoint alone, and what it answers ends the way here.
+   * Runs `send` when the endpoint and the process have room, or answers until when it has to be parked: what is fresh may
+   * wait in memory, what comes by an alarm may not, and neither passes a line. What is urgent passes it when a place is
+   * free. `admit` is asked last, by whoever has a place in the lane: what it waits for keeps places of this endpoint
+   * alone, and what it answers ends the way here. `send` says whether it made a request, whose duration tells the pace.
    */
-  async through<T>(
+  async through(
     endpointId: string,
-    send: () => Promise<T>,
-    { mayWait = true, admit }: { mayWait?: boolean; admit: () => Promise<Hold | undefined> },
-  ): Promise<{ sent: T } | { hold: Hold }> {
+    send: () => Promise<boolean>,
+    { as, admit }: { as: Arrival; admit: () => Promise<Hold | undefined> },
+  ): Promise<Hold | undefined> {
     const lane = this.#lane(endpointId);
-    if (lane.inFlight >= IN_FLIGHT) {
-      const most = mayWait ? room(lane) : lane.paceMs <= QUICK_MS ? IN_FLIGHT : 0;
-      if (lane.waiting.length >= most) return { hold: { until: this.#park(lane), reason: 'endpoint busy' } };
-      await new Promise<void>((resolve) => lane.waiting.push(resolve)); // the one that leaves hands its place on
-    } else {
+    const behind = lane.line && (as === 'fresh' || as === 'due');
+    if (!behind && lane.inFlight < IN_FLIGHT) {
       lane.inFlight += 1;
+    } else {
+      const waits = (as === 'parked' && !this.#shut) || (as === 'fresh' && !behind && lane.waiting.length < room(lane));
+      const place =
+        waits && (await new Promise<boolean>((wake) => lane.waiting.push({ parked: as === 'parked', wake })));
+      if (!place) return this.#park(lane);
     }
     try {
       const hold = await admit();
-      if (hold) return { hold };
-      return { sent: await this.#slotted(lane, send) };
+      if (hold) return hold;
+      await this.#slotted(lane, send);
+      return undefined;
     } finally {
       this.#leave(endpointId, lane);
     }
@@ -82,14 +108,49 @@ export class Lanes {
     return (this.#lanes.get(endpointId)?.paceMs ?? FIRST_GUESS_MS) / IN_FLIGHT;
   }
 
-  async #slotted<T>(lane: Lane, send: () => Promise<T>): Promise<T> {
+  /** How many of the line to bring back now: none until half of what was brought ahead is gone. */
+  wants(endpointId: string): number {
+    const lane = this.#lane(endpointId);
+    const ahead = Math.min(MOST_AHEAD, Math.floor(pacedRoom(lane)));
+    const here = lane.inFlight + lane.waiting.length;
+    return here < IN_FLIGHT + ahead / 2 ? Math.ceil(IN_FLIGHT + ahead - here) : 0;
+  }
+
+  setLine(endpointId: string, line: boolean): void {
+    this.#lane(endpointId).line = line;
+  }
+
+  /** The endpoints that have a line. */
+  lines(): string[] {
+    return [...this.#lanes].flatMap(([id, { line }]) => (line ? [id] : []));
+  }
+
+  /** Sends those back to their lines that wait in memory, and whoever comes from a line and finds no place. */
+  shut(): void {
+    this.#shut = true;
+    for (const lane of this.#lanes.values()) {
+      const parked = lane.waiting.filter((waiter) => waiter.parked);
+      lane.waiting = lane.waiting.filter((waiter) => !waiter.parked);
+      for (const waiter of parked) waiter.wake(false);
+    }
+  }
+
+  open(): void {
+    this.#shut = false;
+  }
+
+  /** The hold of one that is parked. */
+  parkedHold(endpointId: string): Hold {
+    return this.#park(this.#lane(endpointId));
+  }
+
+  async #slotted(lane: Lane, send: () => Promise<boolean>): Promise<void> {
     if (this.#busy < this.#concurrency) this.#busy += 1;
     else await new Promise<void>((resolve) => this.#slots.push(resolve));
     const began = performance.now();
     try {
-      return await send();
+      if (await send()) lane.paceMs = lane.paceMs * 0.8 + (performance.now() - began) * 0.2;
     } finally {
-      lane.paceMs = lane.paceMs * 0.8 + (performance.now() - began) * 0.2;
       this.#busy -= 1;
       this.#fill();
     }
@@ -106,26 +167,24 @@ export class Lanes {
 
   #leave(endpointId: string, lane: Lane): void {
     const next = lane.waiting.shift();
-    if (next) {
-      next();
-      return;
-    }
-    lane.inFlight -= 1;
+    if (next) next.wake(true);
+    else lane.inFlight -= 1;
+    if (lane.line) this.#onRoom(endpointId);
     // A lane is kept for its pace, as long as there are not too many of them.
-    if (lane.inFlight === 0 && lane.nextSlot < Date.now() && this.#lanes.size > KEPT_LANES)
-      this.#lanes.delete(endpointId);
+    else if (lane.inFlight === 0 && this.#lanes.size > KEPT_LANES) this.#lanes.delete(endpointId);
   }
 
-  #park(lane: Lane): number {
-    const now = Date.now();
-    lane.nextSlot = Math.min(Math.max(lane.nextSlot, now + 500) + lane.paceMs / IN_FLIGHT, now + MAX_PARK_MS);
-    return lane.nextSlot;
+  #park(lane: Lane): Hold {
+    const now = currentTime();
+    lane.line = true;
+    lane.nextSlot = Math.min(Math.max(lane.nextSlot, now + PARK_MS) + lane.paceMs / IN_FLIGHT, now + MAX_PARK_MS);
+    return { until: lane.nextSlot, reason: BUSY };
   }
 
   #lane(endpointId: string): Lane {
     const known = this.#lanes.get(endpointId);
     if (known) return known;
-    const lane = { inFlight: 0, waiting: [], paceMs: FIRST_GUESS_MS, nextSlot: 0 };
+    const lane: Lane = { inFlight: 0, waiting: [], line: false, paceMs: FIRST_GUESS_MS, nextSlot: 0 };
     this.#lanes.set(endpointId, lane);
     return lane;
   }

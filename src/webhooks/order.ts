@@ -3,6 +3,7 @@ import { sql } from 'kysely';
 import { newId } from '../domain/ids.ts';
 import type { Alarm, Transact } from '../domain/messages/emit.ts';
 import { SYSTEM } from '../domain/messages/envelope.ts';
+import { currentTime } from '../services/clock.ts';
 import type { EntityManager } from '../services/database.ts';
 
 /*
@@ -86,7 +87,7 @@ export async function releaseHeads(em: EntityManager, lines: readonly LineKey[])
       where head.status = 'pending' and head.next_attempt_at is null
     ) due
     where d.id = due.id returning d.id, d.attempts, d.generation`.execute(em.getKysely());
-  const now = Date.now();
+  const now = currentTime();
   return rows.map((row) => ({
     queue: 'webhooks',
     id: row.id,

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
+import { currentTime } from '../services/clock.ts';
 import { pause } from '../services/service.ts';
 import { type Hold, Queue } from './holds.ts';
 
@@ -29,18 +30,18 @@ export class EndpointRates {
   queued(endpointId: string, perSecond: number): Hold | undefined {
     const queue = this.#queues.get(endpointId);
     if (queue === undefined) return undefined;
-    if (queue.end > Date.now() + WAIT_MS) return this.#putOff(endpointId, perSecond, 0);
+    if (queue.end > currentTime() + WAIT_MS) return this.#putOff(endpointId, perSecond, 0);
     this.#queues.delete(endpointId);
     return undefined;
   }
 
   /** Takes one request of the endpoint's rate, waiting up to 200 ms for it; else says when to come again. */
   async take(endpointId: string, perSecond: number): Promise<Hold | undefined> {
-    const end = Date.now() + WAIT_MS;
+    const end = currentTime() + WAIT_MS;
     for (;;) {
       const wait = await this.#consume(endpointId, perSecond);
       if (wait === 0) return undefined;
-      if (Date.now() + wait > end) return this.#putOff(endpointId, perSecond, wait);
+      if (currentTime() + wait > end) return this.#putOff(endpointId, perSecond, wait);
       await pause(wait);
     }
   }
@@ -63,7 +64,7 @@ export class EndpointRates {
       queue = new Queue(QUEUE_MS);
       this.#queues.set(endpointId, queue);
     }
-    return { until: queue.next(Date.now() + Math.max(wait, 250), 1000 / perSecond), reason: 'rate limited' };
+    return { until: queue.next(currentTime() + Math.max(wait, 250), 1000 / perSecond), reason: 'rate limited' };
   }
 
   #limiter(perSecond: number): RateLimiterRedis {

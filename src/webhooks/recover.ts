@@ -3,6 +3,7 @@ import { newId } from '../domain/ids.ts';
 import type { Transact, Unit } from '../domain/messages/emit.ts';
 import type { RequestContext } from '../domain/messages/envelope.ts';
 import { refuse } from '../domain/problem.ts';
+import { currentTime } from '../services/clock.ts';
 import type { EntityManager } from '../services/database.ts';
 import { ON_ITS_WAY_MS } from './chunk.ts';
 import { appendToLines, WAITS } from './order.ts';
@@ -79,7 +80,7 @@ export async function recoverEndpoint(
 }
 
 function checkStretch({ since, until }: RecoveryInput): void {
-  const now = Date.now();
+  const now = currentTime();
   const from = Date.parse(since);
   if (from < now - MAX_RECOVERY_MS) refuse('VALIDATION_ERROR', 'since must be at most 14 days ago', { field: 'since' });
   if (from > now) refuse('VALIDATION_ERROR', 'since must be in the past', { field: 'since' });

@@ -13,8 +13,9 @@ import type { Cause } from './waiting.ts';
  *
  *   pending (nobody is at work on it) | failed | delivered ──► pending, due now, its next attempt of cause "manual"
  *
- * Attempts go on counting, so the schedule goes on too: what had used it up gets one attempt more. The locks are taken
- * in the order that order.ts names: endpoint rows, lines, deliveries.
+ * The numbers of the attempts go on, and the schedule begins anew: an attempt by hand that fails is followed by all of
+ * those that a fresh delivery gets. The locks are taken in the order that order.ts names: endpoint rows, lines,
+ * deliveries.
  */
 
 /** Between two deliveries that are sent again together, in ms: they go out oldest first, and not all at one instant. */
@@ -155,7 +156,7 @@ export async function sendAgain(
 ): Promise<string[]> {
   if (deliveries.length === 0) return [];
   const { rows } = await sql<{ id: string; attempts: number; generation: number; next_attempt_at: string | null }>`
-    update webhook_deliveries d set status = 'pending', cause = ${cause}, generation = generation + 1, delivered_at = null, lease_until = null,
+    update webhook_deliveries d set status = 'pending', cause = ${cause}, generation = generation + 1, delivered_at = null, lease_until = null, schedule_from = d.attempts,
       reason = case when d.ordering_key is null then ${REASONS[cause]} else ${WAITS} end,
       next_attempt_at = case when d.ordering_key is null then now() + free.place * ${SPACING_MS}::int * interval '1 ms' end
     from (

@@ -1,5 +1,6 @@
 import { StringDecoder } from 'node:string_decoder';
 import type { Dispatcher } from 'undici';
+import { currentTime } from '../services/clock.ts';
 
 /*
  * One request and its answer, as an undici dispatch handler (an object costs less than closures per request).
@@ -32,6 +33,8 @@ export type FailureCode =
   | 'dns'
   | 'tls'
   | 'forbidden_address'
+  | 'proxy_unusable'
+  | 'proxy_refused'
   | 'invalid_response'
   | 'invalid_request'
   | 'sender_closed'
@@ -132,7 +135,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
       responseBody: this.#statusCode === null ? null : text(this.#chunks, this.#received > KEPT_BYTES),
       retryAfter: this.#retryAfter,
       durationMs: Math.round(performance.now() - this.startedAt),
-      finishedAt: new Date(),
+      finishedAt: new Date(currentTime()),
     });
     this.#chunks = [];
   }
@@ -146,11 +149,20 @@ export class Exchange implements Dispatcher.DispatchHandler {
 
 /** An attempt that failed before anything was dispatched. */
 export function notSent(error: FailureCode): Attempted {
-  return { statusCode: null, error, responseBody: null, retryAfter: null, durationMs: 0, finishedAt: new Date() };
+  return {
+    statusCode: null,
+    error,
+    responseBody: null,
+    retryAfter: null,
+    durationMs: 0,
+    finishedAt: new Date(currentTime()),
+  };
 }
 
 const CODES: Readonly<Record<string, FailureCode>> = {
   ERR_FORBIDDEN_ADDRESS: 'forbidden_address',
+  ERR_PROXY_UNUSABLE: 'proxy_unusable',
+  ERR_PROXY_REFUSED: 'proxy_refused',
   UND_ERR_CONNECT_TIMEOUT: 'timeout_connect',
   UND_ERR_HEADERS_TIMEOUT: 'timeout_headers',
   UND_ERR_BODY_TIMEOUT: 'timeout_body',

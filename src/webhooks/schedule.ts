@@ -2,17 +2,11 @@
  * When a failed webhook is tried again, and what an answer means for it. Pure: the clock and the dice are handed in.
  */
 
-const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const DAY_MS = 86_400_000;
-const MAX_ENTRIES = 50;
-const MAX_ENTRY_MS = 30 * DAY_MS;
 const JITTER = 0.1;
 
 /** The longest wait that a `Retry-After` can ask for: 24 hours, in ms. */
 export const MAX_RETRY_AFTER_MS = DAY_MS;
-
-/** `WEBHOOK_RETRY_SCHEDULE` when it is unset: nine delays, so ten attempts over a little more than three days. */
-export const DEFAULT_SCHEDULE = '5s,5m,30m,2h,5h,10h,14h,20h,24h';
 
 /** Delays in ms: after the first attempt, after the second … n delays make n + 1 attempts. */
 export type Schedule = readonly number[];
@@ -20,34 +14,8 @@ export type Schedule = readonly number[];
 /** What an attempt means for its delivery and its endpoint. */
 export type Outcome = 'delivered' | 'failed' | 'throttled' | 'gone';
 
-/** A retry schedule that cannot be read. The message names the bad part. */
-export class InvalidScheduleError extends Error {
-  override readonly name = 'InvalidScheduleError';
-}
-
 /**
- * Reads `5s,5m,30m,2h`: 1 to 50 whole numbers, each with a unit of ms, s, m, h or d, none above 30 days.
- * Throws `InvalidScheduleError`.
- */
-export function parseSchedule(text: string): Schedule {
-  const parts = text.split(',').map((part) => part.trim());
-  if (parts.length > MAX_ENTRIES) {
-    throw new InvalidScheduleError(`a retry schedule has 1 to ${MAX_ENTRIES} delays, this one ${parts.length}`);
-  }
-  return parts.map((part) => {
-    const [, digits, unit] = /^(\d{1,15})(ms|s|m|h|d)$/.exec(part) ?? [];
-    const factor = unit === undefined ? undefined : UNITS[unit];
-    if (digits === undefined || factor === undefined) {
-      throw new InvalidScheduleError(`"${part}" is not a delay: write a whole number and ms, s, m, h or d, as in 5m`);
-    }
-    const delay = Number(digits) * factor;
-    if (delay > MAX_ENTRY_MS) throw new InvalidScheduleError(`"${part}" is longer than 30 days`);
-    return delay;
-  });
-}
-
-/**
- * The wait in ms after attempt number `attemptNumber` (the first is 1) failed, spread by ±10 % so that the retries of
+ * The wait in ms after attempt number `attemptNumber` of a schedule (the first is 1) failed, spread by ±10 % so that the retries of
  * one outage do not return at one instant; `null` when the schedule is used up. `random` gives a number in [0, 1).
  */
 export function nextDelay(

@@ -7,6 +7,7 @@ import {
   isForbiddenAddress,
   type Resolve,
 } from './addresses.ts';
+import { type EgressProxy, proxyConnector } from './proxy.ts';
 import { createResolve } from './resolve.ts';
 import { type Attempted, Exchange, notSent } from './response.ts';
 
@@ -25,6 +26,8 @@ import { type Attempted, Exchange, notSent } from './response.ts';
 const TICK_MS = 50;
 /** How often unused origins are looked for, in ms. */
 const SWEEP_MS = 10_000;
+/** URLs kept parsed; beyond, all are forgotten. */
+const MAX_TARGETS = 5_000;
 
 export interface SenderOptions {
   /** Forbidden networks that are opened; see `parseAllowNetworks`. */
@@ -42,6 +45,8 @@ export interface SenderOptions {
   readonly resolve?: Resolve;
   /** PEM certificates to trust instead of the built-in ones. */
   readonly ca?: string;
+  /** Every connection goes through it. */
+  readonly proxy?: EgressProxy | undefined;
 }
 
 export interface SendRequest {
@@ -61,6 +66,12 @@ export interface Sender {
   close(graceMs?: number): Promise<void>;
 }
 
+/** What of a URL a request is made from; parsed once, as each endpoint's URL comes again with every delivery. */
+interface Target {
+  readonly origin: string;
+  readonly path: string;
+}
+
 interface Origin {
   readonly pool: Pool;
   usedAt: number;
@@ -71,6 +82,7 @@ export function createSender(options: SenderOptions): Sender {
   const connect = guardedConnector(options);
   const deadlines = new Deadlines();
   const origins = new Map<string, Origin>();
+  const targets = new Map<string, Target>();
   const retiring = new Map<Pool, Promise<void>>();
   const sweeper = setInterval(sweep, Math.min(SWEEP_MS, idleOriginMs)).unref();
   let closing: Promise<void> | null = null;
@@ -78,8 +90,8 @@ export function createSender(options: SenderOptions): Sender {
   function send({ url, headers, body, timeoutMs }: SendRequest): Promise<Attempted> {
     if (!(timeoutMs > 0)) return Promise.reject(new RangeError(`timeoutMs must be above 0, not ${timeoutMs}`));
     if (closing !== null) return Promise.resolve(notSent('sender_closed'));
-    const target = URL.parse(url);
-    if (target === null || !/^https?:$/.test(target.protocol)) return Promise.resolve(notSent('invalid_request'));
+    const target = targetOf(url);
+    if (target === null) return Promise.resolve(notSent('invalid_request'));
     const origin = use(target.origin);
     return new Promise((resolve) => {
       const settle = (attempted: Attempted): void => {
@@ -92,7 +104,7 @@ export function createSender(options: SenderOptions): Sender {
       origin.pool.dispatch(
         {
           method: 'POST',
-          path: target.pathname + target.search,
+          path: target.path,
           headers: { 'user-agent': userAgent, ...headers },
           body,
           // The overall deadline covers both, and without them undici arms no timer of its own.
@@ -102,6 +114,17 @@ export function createSender(options: SenderOptions): Sender {
         exchange,
       );
     });
+  }
+
+  function targetOf(url: string): Target | null {
+    const known = targets.get(url);
+    if (known !== undefined) return known;
+    const parsed = URL.parse(url);
+    if (parsed === null || !/^https?:$/.test(parsed.protocol)) return null;
+    const target = { origin: parsed.origin, path: parsed.pathname + parsed.search };
+    if (targets.size >= MAX_TARGETS) targets.clear();
+    targets.set(url, target);
+    return target;
   }
 
   function use(name: string): Origin {
@@ -161,9 +184,12 @@ export function createSender(options: SenderOptions): Sender {
 }
 
 /** Checks literal addresses, for which Node calls no lookup, and every address of a name as it is dialled. */
-function guardedConnector({ allow, resolve, ca, connectTimeoutMs = 10_000 }: SenderOptions): buildConnector.connector {
+function guardedConnector(options: SenderOptions): buildConnector.connector {
+  const { allow, resolve, ca, proxy, connectTimeoutMs = 10_000 } = options;
+  const lookup = guardedLookup(allow, resolve ?? createResolve({ timeoutMs: connectTimeoutMs }));
+  if (proxy) return proxyConnector({ proxy, allow, lookup, connectTimeoutMs, ca });
   const connect = buildConnector({
-    lookup: guardedLookup(allow, resolve ?? createResolve({ timeoutMs: connectTimeoutMs })),
+    lookup,
     timeout: connectTimeoutMs,
     allowH2: false,
     ...(ca === undefined ? {} : { ca }),

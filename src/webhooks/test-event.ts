@@ -4,6 +4,7 @@ import { newId } from '../domain/ids.ts';
 import type { Unit } from '../domain/messages/emit.ts';
 import { actorText } from '../domain/messages/envelope.ts';
 import { Refusal, refuse } from '../domain/problem.ts';
+import { currentTime } from '../services/clock.ts';
 import type { EntityManager } from '../services/database.ts';
 import { getEndpoint } from './endpoints.ts';
 import { standings } from './standstill.ts';
@@ -27,7 +28,7 @@ export async function sendTestEvent(
   await getEndpoint(em, tenant, id);
   if (standing !== 'enabled') refuse('CONFLICT', 'this endpoint is disabled: enable it first');
   const data = await exampleOf(em, tenant, type);
-  const [eventId, deliveryId, now] = [newId(), newId(), new Date()];
+  const [eventId, deliveryId, now] = [newId(), newId(), new Date(currentTime())];
   const { correlationId, actor } = emit.context;
   const payload = JSON.stringify({ type, timestamp: now.toISOString(), data });
   const db = em.getKysely();

@@ -1,7 +1,9 @@
 import { sql } from 'kysely';
 import type { Alarm } from '../domain/messages/emit.ts';
 import { type EntityManager, iso } from '../services/database.ts';
+import { BUSY } from './holds.ts';
 import { type LineKey, lockLines, mustWait } from './order.ts';
+import type { Pulled } from './pump.ts';
 
 /** Why an attempt is made: by its schedule, by hand, to recover a stretch of time, as a test. */
 export type Cause = 'schedule' | 'manual' | 'recover' | 'test';
@@ -18,24 +20,31 @@ export interface Due {
   attempts: number;
   generation: number;
   cause: Cause;
+  /** Attempts that were made before its present schedule began. */
+  scheduleFrom: number;
 }
 
 /** What an attempt may take beyond its endpoint's timeout: signing, and the commit of its result. */
 const LEASE_MARGIN_MS = 10_000;
 
-/** What must be known of a waiting delivery before it is claimed; `undefined` when there is nothing to wait for. */
-export async function findWaiting(
-  em: EntityManager,
-  id: string,
-): Promise<{ endpointId: string; line: LineKey | undefined; cause: Cause } | undefined> {
-  const { rows } = await sql<{ endpoint_id: string; ordering_key: string | null; cause: Cause }>`
-    select endpoint_id, ordering_key, cause from webhook_deliveries where id = ${id} and status = 'pending' and next_attempt_at is not null`.execute(
-    em.getKysely(),
-  );
+/** What must be known of a waiting delivery before it is claimed. */
+export interface Waiting {
+  endpointId: string;
+  line: LineKey | undefined;
+  cause: Cause;
+  /** It waits for its endpoint to have room. */
+  parked: boolean;
+}
+
+/** `undefined` when there is nothing to wait for. */
+export async function findWaiting(em: EntityManager, id: string): Promise<Waiting | undefined> {
+  const { rows } = await sql<{ endpoint_id: string; ordering_key: string | null; cause: Cause; parked: boolean }>`
+    select endpoint_id, ordering_key, cause, reason is not distinct from ${BUSY} as parked from webhook_deliveries
+    where id = ${id} and status = 'pending' and next_attempt_at is not null`.execute(em.getKysely());
   const [row] = rows;
   if (!row) return undefined;
-  const { endpoint_id: endpointId, ordering_key: orderingKey, cause } = row;
-  return { endpointId, line: orderingKey === null ? undefined : { endpointId, orderingKey }, cause };
+  const { endpoint_id: endpointId, ordering_key: orderingKey, cause, parked } = row;
+  return { endpointId, line: orderingKey === null ? undefined : { endpointId, orderingKey }, cause, parked };
 }
 
 /** `claimDue` for a delivery that keeps an order: it is claimed only when its turn has come. */
@@ -63,40 +72,14 @@ export async function claimDue(
   timeoutMs: number,
 ): Promise<Due | { again: Alarm[] } | undefined> {
   const db = em.getKysely();
-  const { rows } = await sql<{
-    id: string;
-    endpoint_id: string;
-    tenant: string;
-    event_id: string;
-    event_type: string;
-    payload: string;
-    correlation_id: string | null;
-    attempts: number;
-    generation: number;
-    cause: Cause;
-  }>`
+  const { rows } = await sql<ClaimedRow>`
     update webhook_deliveries d set lease_until = now() + ${timeoutMs + LEASE_MARGIN_MS} * interval '1 ms'
     from events e
-    where d.id = ${id} and d.status = 'pending' and d.next_attempt_at <= now() + interval '1 second'
+    where d.id = ${id} and d.status = 'pending' and (d.next_attempt_at <= now() + interval '1 second' or d.reason = ${BUSY})
       and (d.lease_until is null or d.lease_until < now()) and e.tenant = d.tenant and e.id = d.event_id
-    returning d.id, d.endpoint_id, d.tenant, d.event_id, d.event_type, e.payload, d.correlation_id, d.attempts, d.generation, d.cause`.execute(
-    db,
-  );
+    returning ${CLAIMED}`.execute(db);
   const row = rows[0];
-  if (row) {
-    return {
-      id: row.id,
-      endpointId: row.endpoint_id,
-      tenant: row.tenant,
-      eventId: row.event_id,
-      eventType: row.event_type,
-      payload: row.payload,
-      correlation: row.correlation_id,
-      attempts: row.attempts,
-      generation: row.generation,
-      cause: row.cause,
-    };
-  }
+  if (row) return dueOf(row);
   const later = await sql<Later>`
     update webhook_deliveries set generation = generation + 1
     where id = ${id} and status = 'pending' and greatest(next_attempt_at, lease_until) > now()
@@ -104,7 +87,52 @@ export async function claimDue(
   return alarmFor(id, later.rows[0]);
 }
 
-/** Puts a row off that nobody has claimed; returns its new alarm. It uses up no attempt. */
+/**
+ * Claims up to `limit` of an endpoint's parked deliveries: the urgent ones first, then the oldest. `again` are the alarms
+ * of those whose turn in their order has not come. Whoever holds a row this instant is not waited for.
+ */
+export async function claimParked(
+  em: EntityManager,
+  endpointId: string,
+  { limit, timeoutMs }: { limit: number; timeoutMs: number },
+): Promise<Pulled<{ due: Due; line: LineKey | undefined }> & { again: Alarm[] }> {
+  const db = em.getKysely();
+  const { rows: found } = await sql<{ id: string; ordering_key: string | null }>`
+    select id, ordering_key from webhook_deliveries d
+    where endpoint_id = ${endpointId} and status = 'pending' and reason = ${sql.lit(BUSY)}
+      and (lease_until is null or lease_until < now())
+    order by (cause not in ('manual', 'test')), id limit ${limit}`.execute(db);
+  const free = found.flatMap(({ id, ordering_key }) => (ordering_key === null ? [id] : []));
+  const claimed = new Map<string, { due: Due; line: LineKey | undefined }>();
+  const again: Alarm[] = [];
+  if (free.length > 0) {
+    const { rows } = await sql<ClaimedRow>`
+      update webhook_deliveries d set lease_until = now() + ${timeoutMs + LEASE_MARGIN_MS} * interval '1 ms'
+      from (
+        select id from webhook_deliveries
+        where id = any(${free}::uuid[]) and status = 'pending' and reason = ${BUSY} and (lease_until is null or lease_until < now())
+        for update skip locked
+      ) free, events e
+      where d.id = free.id and e.tenant = d.tenant and e.id = d.event_id
+      returning ${CLAIMED}`.execute(db);
+    for (const row of rows) claimed.set(row.id, { due: dueOf(row), line: undefined });
+  }
+  for (const { id, ordering_key: orderingKey } of found) {
+    if (orderingKey === null) continue;
+    const line = { endpointId, orderingKey };
+    const due = await claimInOrder(em, id, line, timeoutMs);
+    if (due && 'again' in due) again.push(...due.again);
+    else if (due) claimed.set(id, { due, line });
+  }
+  // As they were found: `returning` keeps no order.
+  const parcels = found.flatMap(({ id }) => claimed.get(id) ?? []);
+  return { parcels, again, more: found.length === limit };
+}
+
+/**
+ * Puts a row off that nobody has claimed; returns its new alarm. It uses up no attempt. One whose alarm rang before its
+ * time (a host's clock was ahead) keeps its time and its reason: as `BUSY` it could be claimed at once.
+ */
 export async function postpone(
   em: EntityManager,
   id: string,
@@ -112,11 +140,43 @@ export async function postpone(
   reason: string,
 ): Promise<{ again: Alarm[] } | undefined> {
   const { rows } = await sql<Later>`
-    update webhook_deliveries set next_attempt_at = ${new Date(until)}, reason = ${reason}, generation = generation + 1
+    update webhook_deliveries set generation = generation + 1, next_attempt_at = greatest(next_attempt_at, ${new Date(until)}),
+      reason = case when next_attempt_at > now() + interval '1 second' and reason is distinct from ${BUSY} then reason else ${reason} end
     where id = ${id} and status = 'pending' and (lease_until is null or lease_until < now())
     returning attempts, generation, next_attempt_at as at`.execute(em.getKysely());
   return alarmFor(id, rows[0]);
 }
+
+interface ClaimedRow {
+  id: string;
+  endpoint_id: string;
+  tenant: string;
+  event_id: string;
+  event_type: string;
+  payload: string;
+  correlation_id: string | null;
+  attempts: number;
+  generation: number;
+  cause: Cause;
+  schedule_from: number;
+}
+
+const CLAIMED = sql`d.id, d.endpoint_id, d.tenant, d.event_id, d.event_type, e.payload, d.correlation_id, d.attempts, d.generation,
+  d.cause, d.schedule_from`;
+
+const dueOf = (row: ClaimedRow): Due => ({
+  id: row.id,
+  endpointId: row.endpoint_id,
+  tenant: row.tenant,
+  eventId: row.event_id,
+  eventType: row.event_type,
+  payload: row.payload,
+  correlation: row.correlation_id,
+  attempts: row.attempts,
+  generation: row.generation,
+  cause: row.cause,
+  scheduleFrom: row.schedule_from,
+});
 
 interface Later {
   attempts: number;

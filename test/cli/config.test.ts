@@ -53,6 +53,7 @@ test('what is not set is shown with the default in force', async () => {
   expect(unset.toSorted()).toEqual([
     'CORS_ORIGINS',
     'KYC_PROVIDER_SECRET',
+    'SECOND_FACTOR_REQUIRED',
     'SECRETS_KEY_PREVIOUS',
     'TRUSTED_PROXIES',
     'WEBHOOK_ALLOW_NETWORKS',

@@ -164,6 +164,31 @@ test('a mail server is greeted', async () => {
   expect(text).toContain('it greets with "554 no service"');
 });
 
+test('a proxy for webhooks is asked, when there is one', async () => {
+  expect((await diagnose({})).text).not.toContain('Webhook proxy');
+  let asked = '';
+  const port = await listen((socket) =>
+    socket.on('data', (data: Buffer) => {
+      asked += data;
+      socket.end('HTTP/1.1 503 No such host\r\n\r\n');
+    }),
+  );
+  const { text } = await diagnose({ WEBHOOK_PROXY_URL: `http://ada:sesame@127.0.0.1:${port}` });
+  expect(text).toMatch(new RegExp(`^ {2}ok {4}Webhook proxy +127\\.0\\.0\\.1:${port} answers$`, 'm'));
+  expect(asked).toMatch(
+    /^CONNECT doctor\.invalid:443 HTTP\/1\.1\r\n[\s\S]*proxy-authorization: Basic YWRhOnNlc2FtZQ==\r\n\r\n$/,
+  );
+  const strict = await listen((socket) => socket.end('HTTP/1.1 407 Who are you\r\n\r\n'));
+  const refused = await diagnose({ WEBHOOK_PROXY_URL: `http://ada:sesame@127.0.0.1:${strict}` });
+  expect(refused.code).toBe(1);
+  expect(refused.text).toMatch(/it wants other credentials \(407\)\n +→ correct the credentials in WEBHOOK_PROXY_URL/);
+  expect(refused.text).not.toMatch(secrets);
+  const gone = await diagnose({ WEBHOOK_PROXY_URL: 'http://127.0.0.1:1' });
+  expect(gone.text).toMatch(
+    /fail {2}Webhook proxy +127\.0\.0\.1:1: nothing listens there\n +→ start it or correct WEBHOOK_PROXY_URL$/m,
+  );
+});
+
 test('a configuration that cannot be used is listed, and the rest is left out', async () => {
   const { code, text } = await diagnose({ PORT: '70000', REDIS_URL: 'http://x' });
   expect(code).toBe(1);

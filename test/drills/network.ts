@@ -24,34 +24,57 @@ const FAULTS: Record<string, (proxies: FaultyProxy[], ms: number) => Promise<voi
   },
 };
 
+const SERVERS = ['postgres', 'redis', 'rabbitmq'] as const;
 /** A dead connection that nobody closes is noticed by heartbeats and timeouts, at the latest after so long. */
 const NOTICED_MS = 45_000;
 
-/** Network faults between the processes and each server, through proxies; each pair of server and fault is a row. */
+/** Which processes are cut off from which server at once. */
+interface Cut {
+  what: string;
+  from: (place: number) => ServerName;
+}
+
+/** Every process from one server, so that nobody can take over; and each from another one, so that somebody can. */
+const CUTS: Cut[] = [
+  ...SERVERS.map((server) => ({ what: `every process to ${server}`, from: () => server })),
+  // A Latin square: after three rounds each process has been cut off from each server alone.
+  ...SERVERS.map((_, round) => ({
+    what: `each process to another server, round ${round + 1} of 3`,
+    from: (place: number) => SERVERS[(place + round) % 3] as ServerName,
+  })),
+];
+
+/** Network faults between each process and each server, through proxies; each pair of fault and cut is a row. */
 export async function network(
   stage: Stage,
-  options: { seconds: number; faultMs?: number; only?: [ServerName, string][]; processes?: string[] },
+  options: { seconds: number; faultMs?: number; only?: [fault: string, server: ServerName][] },
 ): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
-  const pairs = (['postgres', 'redis', 'rabbitmq'] as const).flatMap((server) =>
-    Object.keys(FAULTS).map((fault): [ServerName, string] => [server, fault]),
-  );
-  for (const [server, fault] of options.only ?? pairs) {
-    const load = stage.load();
-    const problems: string[] = [];
-    load.start({ events: 20, registrations: 4 });
-    await pause((options.seconds * 1000) / 2);
-    stage.report(`${fault} between ${options.processes?.join(', ') ?? 'every process'} and ${server}`);
-    const proxies = stage.cluster.proxiesOf(server, options.processes);
-    if (proxies.every((proxy) => proxy.connections === 0)) problems.push('no connection went through the proxies');
-    await FAULTS[fault]?.(proxies, options.faultMs ?? 30_000);
-    const began = performance.now();
-    await stage.cluster.untilReady(NOTICED_MS).catch((error: Error) => problems.push(error.message));
-    await stage.probe(NOTICED_MS).catch((error: Error) => problems.push(error.message));
-    const recovered = (performance.now() - began) / 1000;
-    await pause((options.seconds * 1000) / 2);
-    await load.stop();
-    outcomes.push({ load, drill: 'network', what: `${fault}, to ${server}`, recovered, problems });
-  }
+  for (const cut of CUTS)
+    for (const fault of Object.keys(FAULTS)) {
+      const wanted = options.only?.some(([name, server]) => name === fault && cut.what.endsWith(` ${server}`)) ?? true;
+      if (wanted) outcomes.push(await broken(stage, options.seconds, fault, cut, options.faultMs ?? 30_000));
+    }
   return outcomes;
+}
+
+async function broken(stage: Stage, seconds: number, fault: string, cut: Cut, ms: number): Promise<Outcome> {
+  const load = stage.load();
+  const problems: string[] = [];
+  load.start({ events: 20, registrations: 4 });
+  await pause((seconds * 1000) / 2);
+  stage.report(`${fault}, ${cut.what}`);
+  const names = [...stage.cluster.processes.keys()];
+  const proxies = names.flatMap((name, place) => stage.cluster.proxiesOf(cut.from(place), [name]));
+  for (const [place, proxy] of proxies.entries())
+    if (proxy.connections === 0)
+      problems.push(`no connection of ${names[place]} to ${cut.from(place)} was there to cut`);
+  await FAULTS[fault]?.(proxies, ms);
+  const began = performance.now();
+  await stage.cluster.untilReady(NOTICED_MS).catch((error: Error) => problems.push(error.message));
+  await stage.probe(NOTICED_MS).catch((error: Error) => problems.push(error.message));
+  const recovered = (performance.now() - began) / 1000;
+  await pause((seconds * 1000) / 2);
+  await load.stop();
+  return { load, drill: 'network', what: `${fault}, ${cut.what}`, recovered, problems };
 }

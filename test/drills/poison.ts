@@ -93,7 +93,14 @@ const sound = (pool: BrokerPool) => ({
   specversion: '1.0',
   id: randomUUID(),
   source: 'drill',
-  type: { registration: 'user.register', kyc: 'kyc.cancel', audit: 'audit.record', fanout: 'x.y', webhooks: '' }[pool],
+  type: {
+    registration: 'user.register',
+    kyc: 'kyc.cancel',
+    audit: 'audit.record',
+    fanout: 'x.y',
+    webhooks: '',
+    housekeeping: 'audit.verify',
+  }[pool],
   time: new Date().toISOString(),
   data: {},
 });

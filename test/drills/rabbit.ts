@@ -1,7 +1,7 @@
 import { Broker } from '../../src/queues/broker.ts';
 import { BROKER_POOLS, Topology } from '../../src/queues/topology.ts';
-import { createLogger } from '../../src/services/logger.ts';
 import { pause } from '../../src/services/service.ts';
+import { SILENT } from './lib/cluster.ts';
 import { evalOnBroker } from './lib/rabbitmqctl.ts';
 import type { Outcome, Stage } from './lib/stage.ts';
 
@@ -85,7 +85,7 @@ async function queuesDeleted(stage: Stage, seconds: number, slack: number): Prom
   const load = stage.load();
   const problems: string[] = [];
   await load.run({ events: 30, registrations: 5 }, seconds / 2);
-  await stage.settle(load, 30_000);
+  await stage.tabled(load, 30_000);
   stage.report('RabbitMQ: empty queues deleted under their consumers');
   await onBroker(stage.cluster.servers.rabbitmq.url, async (model) => {
     const topology = new Topology(stage.cluster.namespace);
@@ -116,7 +116,7 @@ export async function onBroker(
   url: string,
   work: (model: NonNullable<Broker['model']>) => Promise<void>,
 ): Promise<void> {
-  const broker = new Broker(url, 'drill', createLogger({ level: 'silent' }));
+  const broker = new Broker(url, 'drill', SILENT);
   try {
     await broker.start();
     await broker.ready(10_000);

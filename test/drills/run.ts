@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { clock } from './clock.ts';
 import { kill } from './kill.ts';
 import { LAYOUT, type Layout, SMALL_LAYOUT } from './lib/cluster.ts';
 import { asJson, asMarkdown, asText, passed, type Row } from './lib/report.ts';
@@ -21,6 +22,7 @@ const SETTLE_MS = 240_000;
 interface Drill {
   layout: Layout;
   proxied?: boolean;
+  clocks?: boolean;
   /** How long the load runs, in seconds, unless `--seconds` says otherwise; per fault where there are several. */
   seconds: number;
   run(stage: Stage, seconds: number): Promise<Outcome[]>;
@@ -32,6 +34,7 @@ const DRILLS: Record<string, Drill> = {
   rabbitmq: { layout: LAYOUT, seconds: 10, run: (stage, seconds) => rabbit(stage, { seconds }) },
   postgres: { layout: LAYOUT, seconds: 10, run: (stage, seconds) => postgres(stage, { seconds }) },
   network: { layout: SMALL_LAYOUT, proxied: true, seconds: 10, run: (stage, seconds) => network(stage, { seconds }) },
+  clock: { layout: LAYOUT, clocks: true, seconds: 20, run: (stage, seconds) => clock(stage, { seconds }) },
   poison: { layout: LAYOUT, seconds: 300, run: (stage, seconds) => poison(stage, { perQueue: 10_000, seconds }) },
   stop: {
     layout: LAYOUT,

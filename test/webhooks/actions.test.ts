@@ -65,21 +65,42 @@ it('what was delivered is sent again on purpose: the same id and bytes, signed a
   ]);
 });
 
-it('what had used up its schedule gets one attempt more, and its numbers go on', async () => {
-  let broken = true;
-  const target = await subscriber(() => ({ status: broken ? 500 : 200 }));
-  await engine.subscribe(target.url);
+it('what had used up its schedule begins a new one, and its numbers go on', async () => {
+  const target = await subscriber((_, nth) => ({ status: nth < 9 ? 500 : 200 }));
+  await engine.subscribe(target.url, { event_types: ['payment.*'] });
   const eventId = await engine.publish();
   const { id } = await settled(eventId, 'failed', 3);
   await retry(id);
-  await settled(eventId, 'failed', 4);
-  broken = false;
+  await settled(eventId, 'failed', 6);
   await retry(id);
-  await settled(eventId, 'delivered', 5);
+  await settled(eventId, 'delivered', 9);
   expect((await causes(id)).slice(2)).toEqual([
     [3, 'schedule'],
     [4, 'manual'],
-    [5, 'manual'],
+    [5, 'schedule'],
+    [6, 'schedule'],
+    [7, 'manual'],
+    [8, 'schedule'],
+    [9, 'schedule'],
+  ]);
+});
+
+it('what is sent again by filter, or recovered, begins a new schedule too', async () => {
+  const since = new Date().toISOString();
+  const target = await subscriber(() => ({ status: 500 }));
+  const endpoint = await engine.subscribe(target.url, { event_types: ['payment.*'] });
+  const eventId = await engine.publish();
+  const { id } = await settled(eventId, 'failed', 3);
+  const { found } = await matchRetries(engine.database.em.fork(), tenant, { endpoint_id: endpoint.id }, 10);
+  expect(await retryDeliveries(engine.messaging.transact, context, found)).toBe(1);
+  await settled(eventId, 'failed', 6);
+  const { recovered } = await recoverEndpoint(engine.messaging.transact, context, { tenant, id: endpoint.id, since });
+  expect(recovered).toBe(1);
+  await settled(eventId, 'failed', 9);
+  expect((await causes(id)).map(([, cause]) => cause)).toEqual([
+    ...['schedule', 'schedule', 'schedule'],
+    ...['manual', 'schedule', 'schedule'],
+    ...['recover', 'schedule', 'schedule'],
   ]);
 });
 

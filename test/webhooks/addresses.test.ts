@@ -1,4 +1,5 @@
 import { connect, createServer, isIPv4, type LookupFunction } from 'node:net';
+import ipaddr from 'ipaddr.js';
 import { describe, expect, it } from 'vitest';
 import {
   checkEndpointUrl,
@@ -129,6 +130,109 @@ describe('isForbiddenAddress', () => {
   it('does not open IPv4 by a wide IPv6 network', () => {
     expect(isForbiddenAddress('::ffff:127.0.0.1', parseAllowNetworks('::/0'))).toBe(true);
     expect(isForbiddenAddress('::1', parseAllowNetworks('::/0'))).toBe(false);
+  });
+});
+
+/** The ranges of the IANA special-purpose registries that are not globally reachable, and what else leads inside. */
+const SPECIAL_V4 = [
+  '0.0.0.0/8',
+  '10.0.0.0/8',
+  '100.64.0.0/10',
+  '127.0.0.0/8',
+  '168.63.129.16/32',
+  '169.254.0.0/16',
+  '172.16.0.0/12',
+  '192.0.0.0/24',
+  '192.0.2.0/24',
+  '192.88.99.0/24',
+  '192.168.0.0/16',
+  '198.18.0.0/15',
+  '198.51.100.0/24',
+  '203.0.113.0/24',
+  '224.0.0.0/4',
+  '240.0.0.0/4',
+];
+const SPECIAL_V6 = [
+  '::/128',
+  '::1/128',
+  '100::/64',
+  '100:0:0:1::/64',
+  '2001::/23',
+  '2001::/32',
+  '2001:db8::/32',
+  '3fff::/20',
+  '5f00::/16',
+  'fc00::/7',
+  'fe80::/10',
+  'fec0::/10',
+  'ff00::/8',
+];
+
+/** First and last address of a network. */
+function ends(cidr: string): [string, string] {
+  const [address, bits] = ipaddr.parseCIDR(cidr);
+  const bytes = address.toByteArray();
+  const filled = (byte: 0 | 255) =>
+    bytes.map((given, at) => {
+      const kept = Math.max(0, Math.min(8, bits - at * 8));
+      const mask = (0xff << (8 - kept)) & 0xff;
+      return (given & mask) | (byte & ~mask & 0xff);
+    });
+  return [ipaddr.fromByteArray(filled(0)).toString(), ipaddr.fromByteArray(filled(255)).toString()];
+}
+
+describe('every special range', () => {
+  it.each([...SPECIAL_V4, ...SPECIAL_V6])('%s is forbidden from its first address to its last', (cidr) => {
+    for (const address of ends(cidr)) expect(isForbiddenAddress(address, []), address).toBe(true);
+  });
+
+  it.each(SPECIAL_V4)('%s is forbidden wherever IPv6 carries it', (cidr) => {
+    for (const address of ends(cidr)) {
+      const [a = 0, b = 0, c = 0, d = 0] = address.split('.').map(Number);
+      const [high, low] = [(a * 256 + b).toString(16), (c * 256 + d).toString(16)];
+      const forms = [
+        `::ffff:${address}`,
+        `::ffff:${high}:${low}`,
+        `::ffff:0:${high}:${low}`,
+        `64:ff9b::${high}:${low}`,
+        `64:ff9b:1::${high}:${low}`,
+        `2002:${high}:${low}::`,
+        `2002:${high}:${low}:1:2:3:4:5`,
+        `2001:0:${high}:${low}::1`,
+        `::${high}:${low}`,
+      ];
+      for (const form of forms) {
+        expect(isForbiddenAddress(form, []), form).toBe(true);
+        expect(checkEndpointUrl(`https://[${form}]/hook`, []).ok, form).toBe(false);
+      }
+    }
+  });
+
+  it.each(SPECIAL_V4)('%s is refused in every spelling of a URL', (cidr) => {
+    for (const address of ends(cidr)) {
+      const parts = address.split('.').map(Number);
+      const whole = parts.reduce((sum, part) => sum * 256 + part, 0);
+      const [a = 0, b = 0, c = 0, d = 0] = parts;
+      const spellings = [
+        address,
+        `${address}.`,
+        String(whole),
+        `0x${whole.toString(16)}`,
+        `0${whole.toString(8)}`,
+        parts.map((part) => `0x${part.toString(16)}`).join('.'),
+        parts.map((part) => `0${part.toString(8)}`).join('.'),
+        `${a}.${whole - a * 2 ** 24}`,
+        `${a}.${b}.${c * 256 + d}`,
+        `0x${a.toString(16)}.0${b.toString(8)}.${c}.${d}`,
+        address.replaceAll('.', '%2e'),
+      ];
+      for (const host of spellings)
+        for (const port of ['', ':80', ':6379'])
+          expect(checkEndpointUrl(`http://${host}${port}/`, []), host).toEqual({
+            ok: false,
+            reason: 'must not point to a private or reserved address',
+          });
+    }
   });
 });
 

@@ -231,10 +231,13 @@ describe('while a secret rotates', () => {
     expect(await expiry()).toEqual(before);
   });
 
-  it('keeps ten old ones of each scheme', async () => {
-    const { id } = await bench.create({ signature: 'v1,v1a' }, 'rotates');
-    for (let n = 0; n < 12; n += 1) await rotate(id, 3600);
+  it('keeps ten old ones of each scheme, the newest', async () => {
+    const first = await bench.create({ signature: 'v1,v1a' }, 'rotates');
+    const { id } = first;
+    const secrets = [first.secret ?? ''];
+    for (let n = 0; n < 12; n += 1) secrets.push((await rotate(id, 3600)).secret ?? '');
     const keys = (await loaded()).get(id)?.keys ?? [];
+    expect(secrets.map((secret) => accepts(secret, keys))).toEqual([...Array(2).fill(false), ...Array(11).fill(true)]);
     expect(['v1', 'v1a'].map((scheme) => keys.filter((key) => key.scheme === scheme).length)).toEqual([11, 11]);
   });
 });

@@ -84,7 +84,12 @@ describe('the webhook engine', () => {
   it('disables an endpoint that answers 410 and holds what comes later, until it is enabled again', async () => {
     let gone = true;
     const target = await subscriber(() => ({ status: gone ? 410 : 200 }));
-    const endpoint = await engine.subscribe(target.url);
+    const endpoint = await engine.subscribe(target.url, {
+      event_types: ['payment.*'],
+      metadata: { owner_email: 'owner@example.com' },
+    });
+    const ops = await subscriber();
+    await engine.subscribe(ops.url, { event_types: ['webhook.endpoint.disabled'] });
     const first = await engine.publish();
     await settled(first, 'failed');
     const db = engine.database.em.fork().getKysely();
@@ -94,6 +99,14 @@ describe('the webhook engine', () => {
           .rows[0]?.status === 'disabled',
       'it is disabled',
     );
+    expect((await sql`select recipient, template, subject from emails`.execute(db)).rows).toEqual([
+      { recipient: 'owner@example.com', template: 'endpoint-disabled', subject: 'A webhook endpoint was disabled' },
+    ]);
+    const told = await eventually(() => ops.received[0], 'the event');
+    expect(JSON.parse(told.body)).toMatchObject({
+      type: 'webhook.endpoint.disabled',
+      data: { endpoint_id: endpoint.id, reason: 'it answered 410 Gone' },
+    });
     const later = await engine.publish();
     expect(await settled(later, 'held')).toMatchObject([{ reason: 'endpoint disabled', attempts: 0 }]);
     gone = false;

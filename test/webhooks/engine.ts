@@ -8,7 +8,7 @@ import { newId } from '../../src/domain/ids.ts';
 import { event } from '../../src/domain/messages/contracts.ts';
 import { SYSTEM } from '../../src/domain/messages/envelope.ts';
 import { Messaging } from '../../src/queues/messaging.ts';
-import { createPool } from '../../src/queues/pools.ts';
+import { createPool, type RunningPool } from '../../src/queues/pools.ts';
 import { Reconciler } from '../../src/queues/reconcile.ts';
 import { Relay } from '../../src/queues/relay.ts';
 import { stopAll } from '../../src/services/service.ts';
@@ -87,6 +87,7 @@ export const paid = event('payment.succeeded', z.object({ payment_id: z.string()
 
 /** A running webhook engine: fan-out, delivery, retries, relay and reconciler on a namespace of its own. */
 export interface Engine extends Harness {
+  pools: RunningPool[];
   subscribe(url: string, more?: Record<string, unknown>): Promise<EndpointWithSecrets>;
   /** Publishes an event and returns its id. */
   publish(data?: Record<string, unknown>, id?: string, orderingKey?: string): Promise<string>;
@@ -108,7 +109,7 @@ export async function startEngine(env: Record<string, string> = {}): Promise<Eng
   const { config, database, keyring, messaging, log } = h;
   const { allow, sender, workers } = compose(h, messaging);
   const { publisher, alarms, topology, wake, redis } = messaging;
-  await h.start(
+  const pools = await h.start(
     workers,
     ['fanout', 'webhooks', 'housekeeping'],
     [
@@ -119,6 +120,7 @@ export async function startEngine(env: Record<string, string> = {}): Promise<Eng
   );
   return {
     ...h,
+    pools,
     subscribe: (url, more = {}) =>
       messaging.transact({ requestId: 'test', correlationId: 'test', actor: SYSTEM }, (unit) =>
         createEndpoint(unit, { tenant: 'default', endpoint: { url, ...more } }, { keyring, allow }),

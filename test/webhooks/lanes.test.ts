@@ -11,12 +11,13 @@ function sends(lanes: Lanes) {
     await new Promise<void>((resolve) => ends.push(resolve));
     state.now -= 1;
     state.done += 1;
+    return true;
   };
   return {
     state,
     begin: (n: number) => {
       for (let i = 0; i < n; i += 1)
-        void lanes.through(`endpoint-${Math.random()}`, send, { admit: async () => undefined });
+        void lanes.through(`endpoint-${Math.random()}`, send, { as: 'fresh', admit: async () => undefined });
     },
     end: (n: number) => {
       for (const one of ends.splice(0, n)) one();

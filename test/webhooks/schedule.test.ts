@@ -1,51 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import {
-  boundedDelay,
-  classify,
-  DEFAULT_SCHEDULE,
-  InvalidScheduleError,
-  MAX_RETRY_AFTER_MS,
-  nextDelay,
-  parseSchedule,
-  retryAfterMs,
-} from '../../src/webhooks/schedule.ts';
+import { boundedDelay, classify, MAX_RETRY_AFTER_MS, nextDelay, retryAfterMs } from '../../src/webhooks/schedule.ts';
 
 const HOUR = 3_600_000;
-
-describe('parseSchedule', () => {
-  it('reads every unit, spaces around the parts included', () => {
-    expect(parseSchedule('250ms, 5s ,5m,2h,1d')).toEqual([250, 5_000, 300_000, 2 * HOUR, 24 * HOUR]);
-    expect(parseSchedule('0s')).toEqual([0]);
-  });
-
-  it('has the default of ten attempts over 75:35:05', () => {
-    const schedule = parseSchedule(DEFAULT_SCHEDULE);
-    expect(schedule).toHaveLength(9);
-    expect(schedule.reduce((sum, delay) => sum + delay)).toBe(((75 * 60 + 35) * 60 + 5) * 1_000);
-  });
-
-  it.each([
-    ['5s,5x,2h', '"5x"'],
-    ['5s,,2h', '""'],
-    ['', '""'],
-    ['5s,', '""'],
-    ['5', '"5"'],
-    ['-5s', '"-5s"'],
-    ['1.5h', '"1.5h"'],
-    ['5S', '"5S"'],
-    ['1e3s', '"1e3s"'],
-    ['31d', '"31d" is longer'],
-    ['999999999999999d', 'is longer'],
-    [Array(51).fill('1s').join(','), 'this one 51'],
-  ])('refuses %j and names what is wrong', (text, named) => {
-    expect(() => parseSchedule(text)).toThrow(InvalidScheduleError);
-    expect(() => parseSchedule(text)).toThrow(named);
-  });
-
-  it('takes 50 delays', () => {
-    expect(parseSchedule(Array(50).fill('1s').join(','))).toHaveLength(50);
-  });
-});
 
 describe('nextDelay', () => {
   const schedule = [5_000, 300_000];

@@ -7,24 +7,9 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { parseAllowNetworks } from '../../src/webhooks/addresses.ts';
 import { createSender, type Sender, type SenderOptions } from '../../src/webhooks/sender.ts';
 import { generateSecret, parseSecret, sign } from '../../src/webhooks/signature.ts';
+import { TLS_CERT, TLS_KEY } from './certificate.ts';
 
 const LOOPBACK = parseAllowNetworks('127.0.0.0/8,::1');
-/** Self-signed for subscriber.test, 2020 to 2120; guards nothing. */
-const TLS_KEY = `-----BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg7okqg+YkAZ+wYMNr
-DQuKUwypy9fxgR621fu5Vu3auWChRANCAATsTgjHM57/zqN/9PL9Nv8Ti1I3bewL
-DWW8+KIqYwPL8b+WK7jU+4vSFh08OKDTBUfVEchCOVVafNypc6M/31Iy
------END PRIVATE KEY-----`;
-const TLS_CERT = `-----BEGIN CERTIFICATE-----
-MIIBczCCARmgAwIBAgIBATAKBggqhkjOPQQDAjAaMRgwFgYDVQQDDA9zdWJzY3Jp
-YmVyLnRlc3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBoxGDAW
-BgNVBAMMD3N1YnNjcmliZXIudGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IA
-BOxOCMcznv/Oo3/08v02/xOLUjdt7AsNZbz4oipjA8vxv5YruNT7i9IWHTw4oNMF
-R9URyEI5VVp83Klzoz/fUjKjTjBMMBoGA1UdEQQTMBGCD3N1YnNjcmliZXIudGVz
-dDAPBgNVHRMBAf8EBTADAQH/MB0GA1UdDgQWBBRa8M4AgDz6xfudI11Xr9Q4Rsmg
-fzAKBggqhkjOPQQDAgNIADBFAiBr/ccCN+LMaa2RCt5Mr8kTBHtotyAY96FulCQy
-DZhYewIhAKKyH/yWvECmmwmptObipH1wzGwHBJ6m8IZ1r7laj/R4
------END CERTIFICATE-----`;
 
 const cleanups: (() => Promise<unknown>)[] = [];
 

@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { VARIABLE_NAMES } from '../../../src/config.ts';
 import { createDatabaseIfMissing, migrateUp, openDatabase } from '../../../src/services/database.ts';
+import { Keyring } from '../../../src/services/keyring.ts';
+import { createLogger } from '../../../src/services/logger.ts';
 import { run } from '../../../src/services/provision/command.ts';
 import { freePort } from '../../../src/services/provision/endpoint.ts';
 import { findRunning, type Instance } from '../../../src/services/provision/instance.ts';
@@ -51,7 +53,11 @@ export const SMALL_LAYOUT: Layout = {
 };
 
 export const ADMIN = { email: 'admin@drill.example', password: 'a drill of the whole platform' };
+/** One for all of the drill's own connections: each logger listens for the end of the process. */
+export const SILENT = createLogger({ level: 'silent' });
 export const DRAIN_MS = 10_000;
+/** How long a webhook waits after its first try, its second …: short and many, so that no outage of a drill uses them up. */
+export const RETRY_DELAYS_S: number[] = Array.from({ length: 40 }, (_, n) => (n < 5 ? 1 : 3));
 
 /** One of the three servers, which a drill may stop and start again over the same data and port. */
 class ClusterServer {
@@ -110,11 +116,12 @@ export class Cluster {
     process.once('SIGTERM', this.#endOnSignal);
   }
 
-  /** Starts everything and resolves when every process is ready. `proxied`: with a proxy before each server, for each process. */
+  /** Starts everything and resolves when every process is ready. `proxied`: with a proxy before each server, for each process. `clocks`: each process with a wall clock that can jump. */
   static async start(options: {
     layout: Layout;
     smtpUrl: string;
     proxied?: boolean;
+    clocks?: boolean;
     env?: Record<string, string>;
     report?: (line: string) => void;
   }): Promise<Cluster> {
@@ -131,7 +138,7 @@ export class Cluster {
           PORT: args[0] === 'api' ? String(api) : '0',
           ...cluster.#env,
         });
-        cluster.processes.set(name, new WaybillProcess(name, args, env, cluster.directory));
+        cluster.processes.set(name, new WaybillProcess(name, args, env, cluster.directory, options.clocks));
       }
       // Three at a time: a dozen at once would starve each other on a small machine.
       const waiting = [...cluster.processes.values()];
@@ -152,6 +159,10 @@ export class Cluster {
     const url = new URL(this.servers.postgres.url);
     url.pathname = '/waybill';
     return url.toString();
+  }
+
+  get keyring(): Keyring {
+    return new Keyring(Buffer.from(this.#env.SECRETS_KEY ?? '', 'base64'));
   }
 
   get api(): WaybillProcess {
@@ -298,8 +309,11 @@ export class Cluster {
       COMMAND_WAIT_MS: '1000',
       DRAIN_TIMEOUT_MS: String(DRAIN_MS),
       WEBHOOK_ALLOW_NETWORKS: '127.0.0.0/8,::1/128',
-      // Short and many, so that no outage of a drill uses them up.
-      WEBHOOK_RETRY_SCHEDULE: Array.from({ length: 40 }, (_, n) => (n < 5 ? '1s' : '3s')).join(','),
+      WEBHOOK_RETRY_SCHEDULE: RETRY_DELAYS_S.map((seconds) => `${seconds}s`).join(','),
+      // A clock that is an hour ahead would prune all of it.
+      OPERATION_RETENTION: '30m',
+      EVENT_RETENTION: '30m',
+      EMAIL_RETENTION: '30m',
       ...env,
     };
   }

@@ -1,12 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createWriteStream, readFileSync } from 'node:fs';
+import { createWriteStream, readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { withDeadline } from '../../../src/services/service.ts';
+import { attempt, eventually } from './wait.ts';
 
 /** The CLI. */
 export const WAYBILL = fileURLToPath(new URL('../../../bin/waybill.js', import.meta.url));
 const START_MS = 60_000;
+const preload = (name: string): string => `--import=${new URL(`./preload-${name}.ts`, import.meta.url)}`;
 
 /** How a process ended. */
 export interface Exit {
@@ -29,16 +31,24 @@ export class WaybillProcess {
   readonly crashes: string[] = [];
   readonly #env: NodeJS.ProcessEnv;
   readonly #directory: string;
+  readonly #clock: string;
   readonly #lines: string[] = [];
   #child: ChildProcess | undefined;
   #exited: Promise<Exit> | undefined;
   #signalledAt: number | undefined;
   #port = 0;
+  /** A mechanism of the platform that it runs without from its next start on; `preload-without.ts` knows which there are. */
+  without: string | undefined;
 
-  constructor(name: string, args: string[], env: NodeJS.ProcessEnv, directory: string) {
+  /** `clock`: with a wall clock of its own, which can `jump`. */
+  constructor(name: string, args: string[], env: NodeJS.ProcessEnv, directory: string, clock = false) {
     this.name = name;
     this.args = args;
-    this.#env = env;
+    this.#clock = `${directory}/${name}.clock`;
+    writeFileSync(this.#clock, '0');
+    this.#env = clock
+      ? { ...env, NODE_OPTIONS: `${env.NODE_OPTIONS ?? ''} ${preload('clock')}`, DRILL_CLOCK: this.#clock }
+      : env;
     this.#directory = directory;
   }
 
@@ -64,7 +74,13 @@ export class WaybillProcess {
     if (this.#child) throw new Error(`${this.name} is up already`);
     const child = spawn(process.execPath, [WAYBILL, ...this.args], {
       cwd: this.#directory,
-      env: this.#env,
+      env: this.without
+        ? {
+            ...this.#env,
+            NODE_OPTIONS: `${this.#env.NODE_OPTIONS ?? ''} ${preload('without')}`,
+            DRILL_WITHOUT: this.without,
+          }
+        : this.#env,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#child = child;
@@ -117,6 +133,15 @@ export class WaybillProcess {
   signal(signal: NodeJS.Signals): void {
     this.#signalledAt ??= performance.now();
     this.#child?.kill(signal);
+  }
+
+  /** Sets its wall clock apart from the host's by `ms`, now and for every later start; resolves when that holds. */
+  async jump(ms: number): Promise<void> {
+    writeFileSync(this.#clock, String(ms));
+    if (!this.#child) return;
+    this.#child.kill('SIGUSR2');
+    const read = async () => readFileSync(`${this.#clock}.read`, 'utf8') === String(ms);
+    await eventually(`the clock of ${this.name} has jumped`, () => attempt(read), 10_000, 20);
   }
 
   /** Whether `/readyz` says 200: for a worker that it consumes. */

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { Database } from '../../../src/services/database.ts';
 import type { SmtpSink } from '../../smtp-sink.ts';
-import type { Load } from './load.ts';
+import type { Load, Told } from './load.ts';
 import type { Subscriber } from './subscriber.ts';
 
 /** What became of everything that one load was told of. */
@@ -89,6 +89,26 @@ export async function examine(load: Load, parties: Parties): Promise<Findings> {
 /** Whether nothing is owed any more. */
 export const isSettled = ({ lost, half, open }: Findings): boolean =>
   lost.length === 0 && half.length === 0 && open === 0;
+
+/** Whether every accepted request has all the rows that messages make: account, event, audit row, a delivery for each endpoint. */
+export async function isTabled(load: Load, database: Database, endpoints: number): Promise<boolean> {
+  const accepted = <T>(told: Map<string, T>, of: (it: T) => Told) =>
+    [...told].filter(([, it]) => of(it) === 'accepted').map(([id]) => id);
+  const { rows } = await sql<{ n: number }>`
+    with mine as (
+      select id, true as audited from jsonb_array_elements_text(${JSON.stringify(accepted(load.events, (it) => it))}::jsonb) as m (id)
+      union all
+      select e.id, exists (select 1 from audit_events a where a.action = 'user.registered' and a.targets @> jsonb_build_array(jsonb_build_object('id', u.id)))
+      from jsonb_array_elements_text(${JSON.stringify(accepted(load.registrations, (it) => it.told))}::jsonb) as m (email)
+      left join users u on u.email = m.email
+      left join events e on e.type = 'user.created' and e.subject = u.id::text
+    )
+    select (select count(*)::int from outbox) + count(*)::int as n from mine m
+    where m.id is null or not m.audited or (select count(*) from webhook_deliveries d where d.event_id = m.id) < ${endpoints}`.execute(
+    database.em.fork().getKysely(),
+  );
+  return rows[0]?.n === 0;
+}
 
 function shortcomings(account: Account, mail: Mail | undefined, subscribers: Subscriber[]): string[] {
   return [

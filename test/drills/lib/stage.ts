@@ -4,9 +4,9 @@ import { pause } from '../../../src/services/service.ts';
 import { type SmtpSink, startSmtpSink } from '../../smtp-sink.ts';
 import { ADMIN, Cluster, type Layout } from './cluster.ts';
 import { Load } from './load.ts';
-import { examine, type Findings, isSettled } from './reconcile.ts';
+import { examine, type Findings, isSettled, isTabled } from './reconcile.ts';
 import type { Row } from './report.ts';
-import { Subscriber } from './subscriber.ts';
+import { STUMBLES, Subscriber } from './subscriber.ts';
 import { eventually } from './wait.ts';
 
 /** What a drill leaves to be settled, once what it broke is whole again. */
@@ -17,6 +17,8 @@ export interface Outcome {
   /** Seconds until everything worked again; `settled`: until the last of what was accepted had arrived; null: nothing was away. */
   recovered: number | 'settled' | null;
   problems: string[];
+  /** What else is found to be wrong once everything has arrived. */
+  afterwards?: () => Promise<string[]>;
 }
 
 /** Everything that has a part in a drill: a cluster, its subscribers and its mail server. */
@@ -26,8 +28,8 @@ export class Stage {
   readonly database: Database;
   /** Takes everything at once. */
   readonly steady = new Subscriber('steady');
-  /** Answers 500 to the first try of each event, so that every event also waits for a retry. */
-  readonly stumbling = new Subscriber('stumbling', { failFirst: 1 });
+  /** Answers 500 to the first try of each second event, so that half of all also wait for a retry. */
+  readonly stumbling = new Subscriber('stumbling', STUMBLES);
   readonly report: (line: string) => void;
   #token = '';
   readonly #loads: Load[] = [];
@@ -39,7 +41,12 @@ export class Stage {
     this.report = report;
   }
 
-  static async start(options: { layout: Layout; proxied?: boolean; report?: (line: string) => void }): Promise<Stage> {
+  static async start(options: {
+    layout: Layout;
+    proxied?: boolean;
+    clocks?: boolean;
+    report?: (line: string) => void;
+  }): Promise<Stage> {
     const report = options.report ?? (() => undefined);
     const sink = await startSmtpSink();
     let cluster: Cluster;
@@ -70,6 +77,11 @@ export class Stage {
   async signIn(): Promise<void> {
     const { access_token } = await this.#call<{ access_token: string }>('/auth/login', ADMIN);
     this.#token = access_token;
+  }
+
+  /** The administrator's access token. */
+  get token(): string {
+    return this.#token;
   }
 
   load(): Load {
@@ -108,6 +120,15 @@ export class Stage {
     }
   }
 
+  /** Until nothing of the load lies in RabbitMQ or the outbox any more: what is still owed is owed by a row. */
+  async tabled(load: Load, ms: number): Promise<void> {
+    await eventually(
+      'everything accepted is in its table',
+      () => isTabled(load, this.database, this.subscribers.length),
+      ms,
+    );
+  }
+
   /** Settles what a drill has begun and makes its row of the report. */
   async row({ load, ...drill }: Outcome, settleMs = 60_000): Promise<Row> {
     const findings = await this.settle(load, settleMs);
@@ -124,6 +145,7 @@ export class Stage {
       recovered: drill.recovered === 'settled' ? findings.seconds : drill.recovered,
       problems: [
         ...drill.problems,
+        ...((await drill.afterwards?.()) ?? []),
         ...findings.lost.slice(0, 5).map((it) => `lost: ${it}`),
         ...findings.half.slice(0, 5).map((it) => `half done: ${it}`),
         ...findings.doubled.slice(0, 5).map((it) => `done twice: ${it}`),
@@ -135,15 +157,22 @@ export class Stage {
     };
   }
 
-  /** Rows that wait for an alarm, and how many of them have none in Redis. */
-  async alarms(redis: { keys(pattern: string): Promise<string[]> }): Promise<{ waiting: number; without: number }> {
+  /** The ids of all rows that wait for an alarm now, leased ones left out: an alarm of theirs is ringing. */
+  async waiting(): Promise<string[]> {
     const { rows } = await sql<{ id: string }>`
       select id from webhook_deliveries where status = 'pending' and (lease_until is null or lease_until < now())
       union all select id from emails where status = 'pending' and (lease_until is null or lease_until < now())`.execute(
       this.database.em.fork().getKysely(),
     );
+    return rows.map(({ id }) => id);
+  }
+
+  /** Those of `ids` that wait and have no alarm in Redis. */
+  async withoutAlarm(ids: string[], redis: { keys(pattern: string): Promise<string[]> }): Promise<string[]> {
+    const owed = new Set(ids);
+    const waiting = (await this.waiting()).filter((id) => owed.has(id));
     const keys = (await redis.keys(`${this.cluster.namespace}:*`)).join('\n');
-    return { waiting: rows.length, without: rows.filter(({ id }) => !keys.includes(id)).length };
+    return waiting.filter((id) => !keys.includes(id));
   }
 
   /** What is wrong with the sealed audit log, or `undefined` when it is intact. */

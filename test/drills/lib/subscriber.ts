@@ -1,7 +1,11 @@
+import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Webhook } from 'standardwebhooks';
 import { pause } from '../../../src/services/service.ts';
+
+/** How one behaves that makes half of all events wait for a retry. */
+export const STUMBLES: Manner = { stumble: true };
 
 /** What one subscriber got under one key: an event's id, or `user:<id>` for the account that an event tells of. */
 export interface Arrival {
@@ -10,11 +14,19 @@ export interface Arrival {
   ids: Set<string>;
 }
 
-/** How a subscriber behaves: it answers 500 to the first `failFirst` tries of each event, to all while `closed`, and each answer takes `delayMs`. */
+/**
+ * How a subscriber behaves: with `stumble` it answers 500 to the first try of one half of the events, while `closed` to
+ * everything, and each answer takes `delayMs`. A half, because of an endpoint that fails every first try nine in ten
+ * attempts may fail, and then its breaker opens, as it should: that drill would be about breakers.
+ */
 export interface Manner {
-  failFirst?: number;
+  stumble?: boolean;
+  /** An eighth of the events is refused for as long as this holds. */
+  stuck?: boolean;
   delayMs?: number;
   closed?: boolean;
+  /** 503 to everything, with a `Retry-After` of so many seconds: the way to ask for less that opens no breaker. */
+  later?: number;
 }
 
 /** A subscriber as its owner would write one: it checks each webhook with the public library and remembers what it took. */
@@ -25,7 +37,8 @@ export class Subscriber {
   readonly faults: string[] = [];
   manner: Manner;
   readonly #server: Server;
-  readonly #tries = new Map<string, number>();
+  /** When each webhook came, taken or not, by its id; ms of the monotonic clock. */
+  readonly tries = new Map<string, number[]>();
   #verifier: Webhook | undefined;
 
   constructor(name: string, manner: Manner = {}) {
@@ -33,7 +46,7 @@ export class Subscriber {
     this.manner = manner;
     this.#server = createServer((request, response) => {
       this.#take(request).then(
-        (status) => response.writeHead(status).end(),
+        (status) => response.writeHead(status, status === 503 ? { 'retry-after': `${this.manner.later}` } : {}).end(),
         () => response.destroy(),
       );
     });
@@ -65,10 +78,14 @@ export class Subscriber {
       this.faults.push(`${id}: ${(error as Error).message}`);
       return 400;
     }
-    const tries = (this.#tries.get(id) ?? 0) + 1;
-    this.#tries.set(id, tries);
+    const tries = this.tries.get(id) ?? [];
+    tries.push(performance.now());
+    this.tries.set(id, tries);
+    const asksForLess = this.manner.later !== undefined;
+    const refused = this.manner.closed || this.#stumbles(id, tries.length);
     if (this.manner.delayMs) await pause(this.manner.delayMs);
-    if (this.manner.closed || tries <= (this.manner.failFirst ?? 0)) return 500;
+    if (asksForLess) return 503;
+    if (refused) return 500;
     this.#note(id, id);
     const { type, data } = JSON.parse(body) as { type: string; data: { user_id?: string } };
     if (type === 'user.created') this.#note(`user:${data.user_id}`, id);
@@ -80,5 +97,13 @@ export class Subscriber {
     arrival.times += 1;
     arrival.ids.add(id);
     this.arrivals.set(key, arrival);
+  }
+
+  #stumbles(id: string, tries: number): boolean {
+    const [first = 0, second = 0] = createHash('sha256').update(id).digest();
+    return (
+      (this.manner.stumble === true && tries === 1 && first % 2 === 0) ||
+      (this.manner.stuck === true && second % 8 === 0)
+    );
   }
 }
