@@ -311,6 +311,33 @@ export class Breakers {
 const OPEN_UNTIL = 'breaker open until';
 const FRESH = sql`b.window_started_at > now() - ${WINDOW_MS} * interval '1 ms'`;
 
+/** A row that waits, as its alarm needs it; `at` in ms since the epoch. */
+export interface Awaited {
+  id: string;
+  attempts: number;
+  generation: number;
+  at: number;
+}
+
+/**
+ * Has the oldest that waits for a breaker come back when it may be probed, `at`: with many of them put off one after
+ * another, the next one may be minutes away. `undefined` when none waits beyond that time.
+ */
+export async function advanceOldest(em: EntityManager, endpointId: string, at: number): Promise<Awaited | undefined> {
+  const time = new Date(at).toISOString();
+  const { rows } = await sql<Omit<Awaited, 'at'>>`
+    update webhook_deliveries d set generation = generation + 1, next_attempt_at = ${time}::timestamptz
+    from (
+      select id from webhook_deliveries
+      where endpoint_id = ${endpointId} and status = 'pending' and reason like ${`${OPEN_UNTIL} %`}
+        and next_attempt_at > ${time}::timestamptz and (lease_until is null or lease_until < now())
+      order by created_at, id limit 1 for update skip locked
+    ) oldest
+    where d.id = oldest.id
+    returning d.id, d.attempts, d.generation`.execute(em.getKysely());
+  return rows[0] && { ...rows[0], at };
+}
+
 /** Deliveries per page when a breaker closes. */
 const PAGE = 500;
 
@@ -322,7 +349,7 @@ export async function bringBack(
   em: EntityManager,
   endpointId: string,
   stepMs: number,
-  each: (rows: { id: string; attempts: number; generation: number; at: number }[]) => Promise<void>,
+  each: (rows: Awaited[]) => Promise<void>,
 ): Promise<void> {
   for (let done = 0; ; ) {
     const { rows } = await sql<{ id: string; attempts: number; generation: number; next_attempt_at: string }>`

@@ -8,7 +8,7 @@ import { currentTime } from '../services/clock.ts';
 import type { Database } from '../services/database.ts';
 import type { Keyring } from '../services/keyring.ts';
 import type { Logger } from '../services/logger.ts';
-import { Breakers, bringBack, type Turned } from './breakers.ts';
+import { type Awaited, advanceOldest, Breakers, bringBack, type Turned } from './breakers.ts';
 import { Budget } from './budget.ts';
 import { type Chunk, type ChunkEvent, mayBeRecorded } from './chunk.ts';
 import type { ActiveEndpoint, EndpointDirectory } from './directory.ts';
@@ -370,22 +370,19 @@ export class Deliveries {
 
   #turned(turned: Turned): void {
     this.#breakers.taken(turned);
-    for (const endpointId of turned.closed) {
-      const step = this.#lanes.stepMs(endpointId);
-      bringBack(this.#deps.database.em.fork(), endpointId, step, (rows) =>
-        this.#deps.setAlarms(
-          rows.map(({ id, attempts, generation, at }) => ({
-            queue: 'webhooks',
-            id,
-            attempt: attempts,
-            generation,
-            at,
-          })),
-        ),
-      ).catch((error: Error) =>
-        this.#deps.log.debug({ error: error.message }, 'deliveries of a closed breaker come back in their own time'),
+    const em = () => this.#deps.database.em.fork();
+    const alarm = (rows: Awaited[]) =>
+      this.#deps.setAlarms(
+        rows.map(({ attempts, ...row }): Alarm => ({ queue: 'webhooks', attempt: attempts, ...row })),
       );
-    }
+    const later = (error: Error) =>
+      this.#deps.log.debug({ error: error.message }, 'deliveries behind a breaker come in their own time');
+    for (const endpointId of turned.closed)
+      bringBack(em(), endpointId, this.#lanes.stepMs(endpointId), alarm).catch(later);
+    for (const { endpointId, until } of turned.opened)
+      advanceOldest(em(), endpointId, until)
+        .then((oldest) => oldest && alarm([oldest]))
+        .catch(later);
   }
 
   #record(

@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { newId } from '../../src/domain/ids.ts';
 import { createLogger } from '../../src/services/logger.ts';
-import { Breakers, bringBack, type Turned } from '../../src/webhooks/breakers.ts';
+import { advanceOldest, Breakers, bringBack, type Turned } from '../../src/webhooks/breakers.ts';
 import { type EndpointBench, openEndpointBench } from './endpoint-bench.ts';
 
 let bench: EndpointBench;
@@ -172,5 +172,20 @@ describe('an open breaker', () => {
       if (i > 0) expect(alarm.at - (sorted[i - 1]?.at ?? 0)).toBeGreaterThanOrEqual(39);
     expect(alarms.every(({ generation }) => generation === 1)).toBe(true);
     expect(await bench.delivery(left)).toMatchObject({ reason: 'status 500', generation: 0 });
+  });
+
+  it('has the oldest of those that wait long come back when a probe may be sent, and no other', async () => {
+    const wait = (ageMs: number, waitMs: number) =>
+      bench.deliver(endpointId, {
+        reason: 'breaker open until 2026-11-20T12:00:00.000Z',
+        created_at: new Date(Date.now() - ageMs).toISOString(),
+        next_attempt_at: new Date(Date.now() + waitMs).toISOString(),
+      });
+    const [oldest, younger] = [await wait(9000, 240_000), await wait(1000, 200_000)];
+    const at = Date.now() + 5000;
+    expect(await advanceOldest(bench.em(), endpointId, at)).toEqual({ id: oldest, attempts: 0, generation: 1, at });
+    expect(Date.parse(String((await bench.delivery(oldest))?.next_attempt_at))).toBe(at);
+    expect(await bench.delivery(younger)).toMatchObject({ generation: 0 });
+    expect(await advanceOldest(bench.em(), newId(), at)).toBeUndefined();
   });
 });

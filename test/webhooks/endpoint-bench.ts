@@ -49,6 +49,8 @@ interface DeliveryFixture {
   attempts: number;
   generation: number;
   leased: boolean;
+  /** Of a pending one; in an hour when absent. */
+  next_attempt_at: string;
   created_at: string;
 }
 
@@ -84,7 +86,7 @@ export async function openEndpointBench(): Promise<EndpointBench> {
       await query(sql`
         insert into webhook_deliveries (id, tenant, endpoint_id, event_id, event_type, status, reason, attempts, generation, next_attempt_at, lease_until, created_at)
         values (${id}, ${row.tenant ?? 'default'}, ${endpointId}, ${row.event_id ?? newId()}, ${row.event_type ?? 'kyc.approved'}, ${status},
-          ${row.reason ?? null}, ${row.attempts ?? 0}, ${row.generation ?? 0}, ${status === 'pending' ? sql`now() + interval '1 hour'` : null},
+          ${row.reason ?? null}, ${row.attempts ?? 0}, ${row.generation ?? 0}, ${status === 'pending' ? sql`coalesce(${row.next_attempt_at ?? null}::timestamptz, now() + interval '1 hour')` : null},
           ${row.leased ? sql`now() + interval '1 minute'` : null}, coalesce(${row.created_at ?? null}::timestamptz, clock_timestamp()))`);
       return id;
     },
