@@ -61,7 +61,7 @@ export async function stopAll(
   const end = performance.now() + deadlineMs;
   const reserve = Math.min(RESERVE_MS, Math.floor(deadlineMs / 2 / services.length));
   for (const [before, service] of [...services.entries()].toReversed()) {
-    const share = Math.max(reserve, end - performance.now() - before * reserve);
+    const share = Math.round(Math.max(reserve, end - performance.now() - before * reserve));
     try {
       await withDeadline(service.stop(share - Math.floor(reserve / 5)), share, `stopping ${service.name}`);
     } catch (error) {

@@ -57,6 +57,7 @@ test('what is not set is shown with the default in force', async () => {
     'SECRETS_KEY_PREVIOUS',
     'TRUSTED_PROXIES',
     'WEBHOOK_ALLOW_NETWORKS',
+    'WEBHOOK_PROXY_URL',
   ]);
 });
 
