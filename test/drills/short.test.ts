@@ -19,9 +19,11 @@ import { stop, stopTwice } from './stop.ts';
 /** Sums up to what a busy machine needs; a drill that goes well ends far sooner. */
 const LIMIT_MS = 120_000;
 
+const TMP = (l: string) => console.log(((performance.now()) / 1000).toFixed(1), l);
 let stage: Stage;
 beforeAll(async () => {
-  stage = await Stage.start({ layout: SMALL_LAYOUT, proxied: true, clocks: true });
+  stage = await Stage.start({ layout: SMALL_LAYOUT, proxied: true, clocks: true, report: TMP });
+  TMP('stage started');
 }, LIMIT_MS);
 afterAll(() => stage?.close());
 

@@ -3,7 +3,7 @@ import type { ApiEnv } from '../router.ts';
 
 const READS = ['GET', 'HEAD', 'OPTIONS'];
 /** Called often, and they end no session. */
-const HARMLESS = /\/auth\/(?:login|register)$/;
+const HARMLESS = /\/auth\/(?:login|register)$|\/kyc$/;
 
 /**
  * Tells all processes, before the answer goes out, that sessions may have ended: whoever was told "signed out" finds

@@ -116,6 +116,7 @@ export class Stage {
       const findings = await examine(load, this);
       const elapsed = performance.now() - began;
       if (isSettled(findings) || elapsed > ms) return { ...findings, seconds: elapsed / 1000 };
+      if (Math.floor(elapsed / 300) % 10 === 0) this.report(`TMP settle ${elapsed.toFixed(0)} open ${findings.open} lost ${findings.lost.slice(0, 3).join(' | ')} half ${findings.half.slice(0, 3)}`);
       await pause(300);
     }
   }
