@@ -159,7 +159,7 @@ describe('the environment as a whole', () => {
       rateLimits: { register: { points: 5, duration: 60 } },
       admin: { email: 'admin@waybill.localhost' },
       jwt: { issuer: 'http://localhost:3000', audience: 'waybill' },
-      concurrency: { registration: 4, kyc: 10, fanout: 500, audit: 500, email: 10, webhooks: 50, housekeeping: 1 },
+      concurrency: { registration: 4, kyc: 50, fanout: 500, audit: 500, email: 10, webhooks: 50, housekeeping: 1 },
     });
   });
 
