@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { VARIABLE_NAMES } from '../../../src/config.ts';
 import { createDatabaseIfMissing, migrateUp, openDatabase } from '../../../src/services/database.ts';
 import { Keyring } from '../../../src/services/keyring.ts';
@@ -56,6 +57,8 @@ export const ADMIN = { email: 'admin@drill.example', password: 'a drill of the w
 /** One for all of the drill's own connections: each logger listens for the end of the process. */
 export const SILENT = createLogger({ level: 'silent' });
 export const DRAIN_MS = 10_000;
+/** Where processes keep what Node made of the source: halves what each of their many starts costs. */
+const COMPILED = fileURLToPath(new URL('../../../node_modules/.cache/drills', import.meta.url));
 /** How long a webhook waits after its first try, its second …: short and many, so that no outage of a drill uses them up. */
 export const RETRY_DELAYS_S: number[] = Array.from({ length: 40 }, (_, n) => (n < 5 ? 1 : 3));
 
@@ -296,6 +299,7 @@ export class Cluster {
       ...process.env,
       ...unset,
       NODE_ENV: 'development',
+      NODE_COMPILE_CACHE: COMPILED,
       LOG_LEVEL: 'info',
       DATABASE_URL: `postgresql://postgres:postgres@127.0.0.1:${ports.postgres}/waybill`,
       REDIS_URL: `redis://127.0.0.1:${ports.redis}`,
