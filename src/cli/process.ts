@@ -91,8 +91,13 @@ export class Supervisor {
         }
         this.#signalled = true;
         this.#log.info({ signal, drain_ms: this.#drainMs }, 'draining');
+        const end = performance.now() + this.#drainMs;
         withDeadline(this.stop(), this.#drainMs + LATE_MS, 'stopping').then(
-          () => resolve(signal),
+          () => {
+            // A handle that a service left open at its deadline must not keep the process up beyond that.
+            setTimeout(() => process.exit(), Math.max(0, end - performance.now())).unref();
+            resolve(signal);
+          },
           () => process.exit(1),
         );
       };

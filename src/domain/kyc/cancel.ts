@@ -2,7 +2,8 @@ import type { Emit, Unit } from '../messages/emit.ts';
 import { refuse } from '../problem.ts';
 import type { AttemptView, Standing } from './attempts.ts';
 import { currentOf } from './current.ts';
-import { advance, type Draft, draftOf } from './moves.ts';
+import { advance, draftOf } from './moves.ts';
+import type { Draft } from './save.ts';
 import { requestAlone } from './together.ts';
 
 /**

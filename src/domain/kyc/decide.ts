@@ -6,7 +6,8 @@ import { type AttemptView, attemptsOf, attemptView, lockSubject } from './attemp
 import { refuseHeld } from './claims.ts';
 import { toDecide } from './current.ts';
 import type { DecisionInput } from './messages.ts';
-import { type Case, move } from './moves.ts';
+import { move } from './moves.ts';
+import type { Case } from './save.ts';
 
 /**
  * An admin or reviewer decides on a user's current attempt, or on the one named; the caller has checked the role.

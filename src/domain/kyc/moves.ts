@@ -3,10 +3,10 @@ import { newId } from '../ids.ts';
 import type { Emit, Unit } from '../messages/emit.ts';
 import { type Actor, actorText, SYSTEM } from '../messages/envelope.ts';
 import { refuse } from '../problem.ts';
-import type { Attempt, Standing, Subject } from './attempts.ts';
+import type { Standing } from './attempts.ts';
 import { ARRIVAL_EVENTS, type KycEventData } from './messages.ts';
 import type { KycProvider } from './providers.ts';
-import { save, type TransitionRow } from './save.ts';
+import { type Case, type Draft, save } from './save.ts';
 import { type AttemptStatus, canMove, findTransition, isOpen, type Mover, project } from './transitions.ts';
 
 export interface Move {
@@ -16,31 +16,6 @@ export interface Move {
   reason?: string | undefined;
   /** Shown to reviewers only. */
   comment?: string | undefined;
-}
-
-/** The locked user and one attempt, as they are now. Every move gives a new one. */
-export interface Case {
-  subject: Subject;
-  attempt: Attempt;
-}
-
-/**
- * One attempt on its way through any number of moves that are written together: `advance` decides and tells of each,
- * `save` writes what came of them. Nothing is written for a draft that is never saved.
- */
-export interface Draft {
-  readonly emit: Emit;
-  readonly fresh: boolean;
-  subject: Subject;
-  /** Times are the database's, and whether a claim has lasted until then: known after `save`. */
-  attempt: Omit<Attempt, 'claimed_by' | 'claimed_until' | 'submitted_at' | 'decided_at' | 'created_at' | 'updated_at'>;
-  /** The user's attempts that count for the projection, newest first. */
-  history: readonly { id: string; status: AttemptStatus }[];
-  /** Document number and birth date as they are kept, when they were handed in with this draft. */
-  sealed?: Buffer;
-  submitted: boolean;
-  decided: 'now' | 'never' | 'as before';
-  readonly transitions: TransitionRow[];
 }
 
 /**

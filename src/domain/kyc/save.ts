@@ -1,8 +1,8 @@
 import { sql } from 'kysely';
 import type { EntityManager } from '../../services/database.ts';
 import { tableOf } from '../../services/rows.ts';
-import { ATTEMPT_COLUMNS, type Attempt } from './attempts.ts';
-import type { Case, Draft } from './moves.ts';
+import type { Emit } from '../messages/emit.ts';
+import { ATTEMPT_COLUMNS, type Attempt, type Subject } from './attempts.ts';
 import type { AttemptStatus } from './transitions.ts';
 
 /** A row of `kyc_transitions`; its time is the database's. */
@@ -15,6 +15,31 @@ export interface TransitionRow {
   reason: string | undefined;
   comment: string | undefined;
   correlation_id: string;
+}
+
+/** The locked user and one attempt, as they are now. Every move gives a new one. */
+export interface Case {
+  subject: Subject;
+  attempt: Attempt;
+}
+
+/**
+ * One attempt on its way through any number of moves that are written together: `advance` decides and tells of each,
+ * `save` writes what came of them. Nothing is written for a draft that is never saved.
+ */
+export interface Draft {
+  readonly emit: Emit;
+  readonly fresh: boolean;
+  subject: Subject;
+  /** Times are the database's, and whether a claim has lasted until then: known after `save`. */
+  attempt: Omit<Attempt, 'claimed_by' | 'claimed_until' | 'submitted_at' | 'decided_at' | 'created_at' | 'updated_at'>;
+  /** The user's attempts that count for the projection, newest first. */
+  history: readonly { id: string; status: AttemptStatus }[];
+  /** Document number and birth date as they are kept, when they were handed in with this draft. */
+  sealed?: Buffer;
+  submitted: boolean;
+  decided: 'now' | 'never' | 'as before';
+  readonly transitions: TransitionRow[];
 }
 
 /**

@@ -2,7 +2,7 @@ import type { EntityManager } from '../../services/database.ts';
 import type { Emit, Unit } from '../messages/emit.ts';
 import { Refusal, refuse } from '../problem.ts';
 import { type AttemptView, attemptView, lockStandings, type Standing } from './attempts.ts';
-import type { Case, Draft } from './moves.ts';
+import type { Case, Draft } from './save.ts';
 import { save } from './save.ts';
 
 /** What one user asks for: a draft made of where that user stands, or a `Refusal` thrown. */

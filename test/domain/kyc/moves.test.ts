@@ -1,7 +1,8 @@
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ATTEMPT_COLUMNS, type Attempt, lockSubject } from '../../../src/domain/kyc/attempts.ts';
-import { type Case, type Move, move } from '../../../src/domain/kyc/moves.ts';
+import { type Move, move } from '../../../src/domain/kyc/moves.ts';
+import type { Case } from '../../../src/domain/kyc/save.ts';
 import {
   ATTEMPT_STATUSES,
   type AttemptStatus,
