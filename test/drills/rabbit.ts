@@ -69,9 +69,7 @@ async function broken(
   await pause((seconds * 1000) / 2);
   stage.report(`RabbitMQ: ${what}`);
   await breakIt();
-  stage.report('TMP broken');
   const recovered = await back(stage, problems, slack);
-  stage.report(`TMP back ${recovered}`);
   await pause((seconds * 1000) / 2);
   await load.stop();
   if (load.slowestRefusalMs > REFUSED_MS * slack)
@@ -97,7 +95,6 @@ async function queuesDeleted(stage: Stage, seconds: number, slack: number): Prom
   });
   load.start({ events: 30, registrations: 5 });
   const recovered = await back(stage, problems, slack);
-  stage.report(`TMP back ${recovered}`);
   await pause((seconds * 1000) / 2);
   await load.stop();
   return { load, drill: 'rabbitmq', what: 'empty queues deleted under their consumers', recovered, problems };

@@ -19,11 +19,9 @@ import { stop, stopTwice } from './stop.ts';
 /** Sums up to what a busy machine needs; a drill that goes well ends far sooner. */
 const LIMIT_MS = 120_000;
 
-const TMP = (l: string) => console.log(((performance.now()) / 1000).toFixed(1), l);
 let stage: Stage;
 beforeAll(async () => {
-  stage = await Stage.start({ layout: SMALL_LAYOUT, proxied: true, clocks: true, report: TMP });
-  TMP('stage started');
+  stage = await Stage.start({ layout: SMALL_LAYOUT, proxied: true, clocks: true });
 }, LIMIT_MS);
 afterAll(() => stage?.close());
 
@@ -38,6 +36,11 @@ async function begin(drill: Promise<Outcome[]>): Promise<void> {
 }
 
 describe('nothing accepted is lost', () => {
+  // The first: an alarm that a clock has put off comes back when its row is 30 s overdue, which is while the others run.
+  test('when clocks jump an hour ahead and behind', { timeout: LIMIT_MS }, async () => {
+    await begin(clock(stage, { seconds: 4, faults: [APART] }));
+  });
+
   test('when processes are killed under load', { timeout: LIMIT_MS }, async () => {
     await begin(kill(stage, { seconds: 4, everyMs: 1000 }));
   });
@@ -47,6 +50,17 @@ describe('nothing accepted is lost', () => {
     const { ms, code } = await stopTwice(stage, 'workers-1');
     expect(code).not.toBe(0);
     expect(ms).toBeLessThan(4000);
+  });
+
+  test('when PostgreSQL ends backends, and the network resets connections and swallows what is said', {
+    timeout: LIMIT_MS,
+  }, async () => {
+    const only: Parameters<typeof network>[1]['only'] = [
+      ['reset', 'rabbitmq'],
+      ['blackhole', 'postgres'],
+    ];
+    const cut = network(stage, { seconds: 1, faultMs: 2000, only });
+    await Promise.all([begin(postgres(stage, { seconds: 2, faults: ['backends'] })), begin(cut)]);
   });
 
   test('when Redis is emptied and killed with alarms waiting, and poison lies on every queue', {
@@ -61,21 +75,6 @@ describe('nothing accepted is lost', () => {
     // Other test files run beside this one, so times say little here.
     const faults = ['stopped and started', QUEUES];
     await begin(rabbit(stage, { seconds: 2, awayMs: 500, faults, slack: 4 }));
-  });
-
-  test('when PostgreSQL ends backends, and the network resets connections and swallows what is said', {
-    timeout: LIMIT_MS,
-  }, async () => {
-    const only: Parameters<typeof network>[1]['only'] = [
-      ['reset', 'rabbitmq'],
-      ['blackhole', 'postgres'],
-    ];
-    const cut = network(stage, { seconds: 1, faultMs: 2000, only });
-    await Promise.all([begin(postgres(stage, { seconds: 2, faults: ['backends'] })), begin(cut)]);
-  });
-
-  test('when clocks jump an hour ahead and behind', { timeout: LIMIT_MS }, async () => {
-    await begin(clock(stage, { seconds: 4, faults: [APART] }));
   });
 
   test('and all of it has arrived', { timeout: LIMIT_MS }, async () => {

@@ -3,7 +3,7 @@ import { newId } from '../ids.ts';
 import type { Emit, Unit } from '../messages/emit.ts';
 import { type Actor, actorText, SYSTEM } from '../messages/envelope.ts';
 import { refuse } from '../problem.ts';
-import type { Standing } from './attempts.ts';
+import type { Standing, Subject } from './attempts.ts';
 import { ARRIVAL_EVENTS, type KycEventData } from './messages.ts';
 import type { KycProvider } from './providers.ts';
 import { type Case, type Draft, save } from './save.ts';

@@ -116,12 +116,6 @@ export class Stage {
       const findings = await examine(load, this);
       const elapsed = performance.now() - began;
       if (isSettled(findings) || elapsed > ms) return { ...findings, seconds: elapsed / 1000 };
-      if (Math.floor(elapsed / 300) % 10 === 0) {
-        const r = await sql`select d.status, d.reason, d.attempts, d.generation, round(extract(epoch from d.next_attempt_at-now())) as due, round(extract(epoch from d.lease_until-now())) as lease, w.url, count(*)::int from webhook_deliveries d join webhook_endpoints w on w.id = d.endpoint_id where d.status <> 'delivered' group by 1,2,3,4,5,6,7 order by count(*) desc limit 6`.execute(this.database.em.fork().getKysely()).catch((e) => ({ rows: [e.message] }));
-        const m = await sql`select status, round(extract(epoch from next_attempt_at-now())) as due, count(*)::int from emails where status <> 'sent' group by 1,2 limit 5`.execute(this.database.em.fork().getKysely()).catch((e) => ({ rows: [e.message] }));
-        const o = await sql`select count(*)::int from outbox`.execute(this.database.em.fork().getKysely());
-        this.report(`TMP settle ${elapsed.toFixed(0)} open ${findings.open} lost ${findings.lost.length} half ${findings.half.length} ${JSON.stringify(r.rows)} ${JSON.stringify(m.rows)} ${JSON.stringify(o.rows)}`);
-      }
       await pause(300);
     }
   }
