@@ -25,7 +25,16 @@ import { boundedDelay, classify, nextDelay, type Outcome, retryAfterMs, type Sch
 import type { Sender } from './sender.ts';
 import { hexSignature, sign } from './signature.ts';
 import { type Pause, Throttles } from './throttle.ts';
-import { type Cause, claimDue, claimInOrder, claimParked, type Due, findWaiting, postpone } from './waiting.ts';
+import {
+  type Cause,
+  claimDue,
+  claimInOrder,
+  claimParked,
+  type Due,
+  findWaiting,
+  LEASE_MARGIN_MS,
+  postpone,
+} from './waiting.ts';
 
 export interface DeliveryDeps {
   database: Database;
@@ -63,6 +72,10 @@ interface Parcel extends Due {
   claimedAt?: number;
   /** It is counted among those that are begun and not sent. */
   takesRoom?: boolean;
+  /** Since its answer takes long it has a row, once this resolves. */
+  kept?: Promise<void>;
+  /** Its chunk need not wait for it any more. */
+  onKept?: () => void;
 }
 
 /** One attempt and what came of it. */
@@ -113,7 +126,7 @@ export class Deliveries {
     this.#pump = new Pump({
       lanes: this.#lanes,
       pull: (endpointId, limit) => this.#pull(endpointId, limit),
-      deliver: (parcel) => this.#deliver(parcel),
+      deliver: (parcel, onLong) => this.#deliver(parcel, onLong),
       most: () => CLAIMED_AHEAD * this.#concurrency,
       log,
     });
@@ -165,16 +178,54 @@ export class Deliveries {
     if (failed?.status === 'rejected') throw failed.reason;
   }
 
-  /** From here to its end the delivery is this process's one way to send this event to this endpoint. */
+  /**
+   * From here to its end the delivery is this process's one way to send this event to this endpoint. Resolves at its end,
+   * or when it is kept.
+   */
   #once(key: string, start: Promise<ReadonlySet<string>>, parcel: Parcel): Promise<void> {
-    const running = start
-      .then((recorded) => (recorded.has(key) ? undefined : this.#deliver(parcel)))
-      .finally(() => {
-        this.#giveRoom(parcel);
-        this.#running.delete(key);
-      });
-    this.#running.set(key, running);
-    return running;
+    return new Promise((resolve, reject) => {
+      const running = start
+        .then((recorded) => (recorded.has(key) ? undefined : this.#deliver(parcel)))
+        .finally(() => {
+          this.#giveRoom(parcel);
+          this.#running.delete(key);
+        });
+      this.#running.set(key, running);
+      parcel.onKept = () => {
+        this.#background(running);
+        resolve();
+      };
+      running.then(resolve, reject);
+    });
+  }
+
+  /** Nobody waits for it any more but the end of this process. */
+  #background(delivery: Promise<void>): void {
+    this.#pump.keep(
+      delivery.catch((error: Error) => this.#deps.log.error({ err: error }, 'a delivery comes again after its lease')),
+    );
+  }
+
+  /**
+   * A fresh delivery whose answer takes long gets its row now, leased to this process: its chunk is not held up, and
+   * whoever is handed the chunk again leaves it alone.
+   */
+  #keep(parcel: Parcel, { timeoutMs }: ActiveEndpoint): void {
+    this.#giveRoom(parcel);
+    const until = new Date(currentTime() + timeoutMs + LEASE_MARGIN_MS).toISOString();
+    const row = {
+      status: 'pending',
+      reason: 'waits for an answer',
+      next_attempt_at: until,
+      lease_until: until,
+    } as const;
+    parcel.kept = this.#record(parcel, row).then(
+      () => {
+        parcel.kind = 'update';
+        parcel.onKept?.();
+      },
+      () => undefined, // its end is recorded as if it had not been tried
+    );
   }
 
   /** Once for each delivery that took room. */
@@ -184,8 +235,21 @@ export class Deliveries {
     this.#budget.give();
   }
 
-  /** Answers an alarm. The row is claimed only when its endpoint's lane has room, so a lease never waits in a queue. */
-  async alarm(id: string): Promise<void> {
+  /**
+   * Answers an alarm. Resolves when the delivery is recorded, or once its answer takes long: the row is leased by then,
+   * and alarms of others need the place.
+   */
+  alarm(id: string): Promise<void> {
+    const long = Promise.withResolvers<void>();
+    const over = this.#answer(id, () => {
+      this.#background(over);
+      long.resolve();
+    });
+    return Promise.race([over, long.promise]);
+  }
+
+  /** The row is claimed only when its endpoint's lane has room, so a lease never waits in a queue. */
+  async #answer(id: string, onLong: () => void): Promise<void> {
     const em = this.#deps.database.em.fork();
     const waiting = await findWaiting(em, id);
     if (!waiting) return;
@@ -201,7 +265,7 @@ export class Deliveries {
     };
     if (!endpoint || endpoint.status === 'disabled') {
       const parcel = await claim();
-      return parcel && this.#deliver(parcel);
+      return parcel && this.#deliver(parcel, onLong);
     }
     await this.#recorder.whenReady();
     let made: { parcel: Parcel; sent: Sent } | undefined;
@@ -213,7 +277,8 @@ export class Deliveries {
     };
     const held = parked ? this.#held(endpointId, cause) : undefined;
     if (parked && !held) return this.#pump.kick(endpointId); // its turn comes with its line
-    const hold = held ?? (await this.#through(endpoint, { as: isByHand(cause) ? 'urgent' : 'due', cause }, send));
+    const as = isByHand(cause) ? 'urgent' : 'due';
+    const hold = held ?? (await this.#through(endpoint, { as, cause, onLong }, send));
     if (made) return this.#settle(made.parcel, endpoint, made.sent);
     const put = hold && (await postpone(em, id, hold.until, hold.reason));
     if (put) await this.#deps.setAlarms(put.again);
@@ -230,16 +295,17 @@ export class Deliveries {
     return { parcels: parcels.map(({ due, line }) => ({ kind: 'update', line, claimedAt, ...due })), more };
   }
 
-  async #deliver(parcel: Parcel): Promise<void> {
+  async #deliver(parcel: Parcel, claimedOnLong?: () => void): Promise<void> {
     const endpoint = this.#deps.directory.get(parcel.endpointId);
     if (!endpoint) return this.#record(parcel, { status: 'failed', reason: 'endpoint deleted' });
     if (endpoint.status === 'disabled') return this.#record(parcel, { status: 'held', reason: 'endpoint disabled' });
     await this.#recorder.whenReady();
     let sent: Sent | undefined;
     const as = parcel.claimedAt === undefined ? 'fresh' : 'parked';
-    const hold = await this.#through(endpoint, { as, cause: parcel.cause }, async (probe) => {
-      if (parcel.claimedAt === undefined || performance.now() - parcel.claimedAt < STALE_MS)
-        sent = await this.#send(parcel, endpoint, probe);
+    const onLong = claimedOnLong ?? (() => this.#keep(parcel, endpoint));
+    const stale = () => parcel.claimedAt !== undefined && performance.now() - parcel.claimedAt >= STALE_MS;
+    const hold = await this.#through(endpoint, { as, cause: parcel.cause, onLong, stale }, async (probe) => {
+      if (!stale()) sent = await this.#send(parcel, endpoint, probe);
       else if (probe && !isByHand(parcel.cause)) await this.#breakers.unclaim(endpoint.id);
       return sent !== undefined;
     });
@@ -268,7 +334,12 @@ export class Deliveries {
    */
   async #through(
     endpoint: ActiveEndpoint,
-    { as, cause }: { as: Arrival; cause: Cause },
+    {
+      as,
+      cause,
+      onLong,
+      stale = () => false,
+    }: { as: Arrival; cause: Cause; onLong: () => void; stale?: () => boolean },
     send: (probe: boolean) => Promise<boolean>,
   ): Promise<Hold | undefined> {
     const { id, timeoutMs } = endpoint;
@@ -280,7 +351,9 @@ export class Deliveries {
     let probe = byHand;
     return this.#lanes.through(id, () => send(probe), {
       as,
+      onLong,
       admit: async () => {
+        if (stale()) return this.#lanes.parkedHold(id); // before it costs the endpoint a token of its rate
         const limited =
           this.#held(id, cause) ?? (rateLimit === null ? undefined : await this.#rates.take(id, rateLimit));
         if (limited || byHand) return limited;
@@ -385,7 +458,7 @@ export class Deliveries {
         .catch(later);
   }
 
-  #record(
+  async #record(
     parcel: Parcel,
     change: Change,
     made: { attempt: AttemptRow; sent: Sent; exhausted: boolean } | null = null,
@@ -400,9 +473,11 @@ export class Deliveries {
       attempts: parcel.attempts,
       generation: parcel.generation,
       next_attempt_at: null,
+      lease_until: null,
       delivered_at: null,
       ...change,
     };
+    if (parcel.kept) await parcel.kept;
     return this.#recorder.record({
       kind: parcel.kind,
       delivery,

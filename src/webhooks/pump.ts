@@ -15,8 +15,8 @@ export interface PumpDeps<T> {
   lanes: Lanes;
   /** Claims up to `limit` of an endpoint's parked deliveries, the first of its line. */
   pull: (endpointId: string, limit: number) => Promise<Pulled<T>>;
-  /** Resolves when it is over and recorded, one way or another. */
-  deliver: (parcel: T) => Promise<void>;
+  /** Resolves when it is over and recorded, one way or another; calls `onLong` when the answer takes long. */
+  deliver: (parcel: T, onLong: () => void) => Promise<void>;
   /** Claimed deliveries in this process at once. */
   most: () => number;
   log: Logger;
@@ -37,6 +37,8 @@ export class Pump<T> {
   /** Endpoints whose line is being looked at; true when it was kicked since the look began. */
   readonly #pulling = new Map<string, boolean>();
   readonly #underWay = new Set<Promise<void>>();
+  /** What only waits for an answer that takes long: nobody else's room. */
+  readonly #long = new Set<Promise<void>>();
   /** Endpoints whose lane has room while this process has none. */
   readonly #short = new Set<string>();
   #resting = new AbortController();
@@ -64,12 +66,18 @@ export class Pump<T> {
   async rest(): Promise<void> {
     this.#resting.abort();
     this.#deps.lanes.shut();
-    while (this.#underWay.size > 0) await Promise.all(this.#underWay);
+    while (this.inFlight() > 0) await Promise.all([...this.#underWay, ...this.#long]);
   }
 
   /** Deliveries that are claimed and not over. */
   inFlight(): number {
-    return this.#underWay.size;
+    return this.#underWay.size + this.#long.size;
+  }
+
+  /** Is waited for by `rest` as well. Must not reject. */
+  keep(delivered: Promise<void>): void {
+    this.#long.add(delivered);
+    void delivered.finally(() => this.#long.delete(delivered));
   }
 
   resume(): void {
@@ -102,16 +110,21 @@ export class Pump<T> {
   }
 
   #begin(parcel: T): void {
+    const leave = () => {
+      this.#underWay.delete(delivered);
+      for (const endpointId of [...this.#short]) {
+        this.#short.delete(endpointId);
+        this.look(endpointId);
+      }
+    };
+    const onLong = () => {
+      this.keep(delivered);
+      leave();
+    };
     const delivered = this.#deps
-      .deliver(parcel)
+      .deliver(parcel, onLong)
       .catch((error: Error) => this.#deps.log.error({ err: error }, 'a parked delivery comes again after its lease'))
-      .finally(() => {
-        this.#underWay.delete(delivered);
-        for (const endpointId of [...this.#short]) {
-          this.#short.delete(endpointId);
-          this.look(endpointId);
-        }
-      });
+      .finally(leave);
     this.#underWay.add(delivered);
   }
 

@@ -38,6 +38,8 @@ export interface DeliveryRow {
   attempts: number;
   generation: number;
   next_attempt_at: string | null;
+  /** Until when this process is at work on it; only where a delivery gets its row before its end. */
+  lease_until: string | null;
   delivered_at: string | null;
 }
 
@@ -262,6 +264,7 @@ const DELIVERY = {
   attempts: 'int',
   generation: 'int',
   next_attempt_at: 'timestamptz',
+  lease_until: 'timestamptz',
   delivered_at: 'timestamptz',
   correlation_id: 'text',
 } as const;

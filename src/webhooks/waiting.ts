@@ -25,7 +25,7 @@ export interface Due {
 }
 
 /** What an attempt may take beyond its endpoint's timeout: signing, and the commit of its result. */
-const LEASE_MARGIN_MS = 10_000;
+export const LEASE_MARGIN_MS = 10_000;
 
 /** What must be known of a waiting delivery before it is claimed. */
 export interface Waiting {

@@ -46,4 +46,30 @@ describe('the slots of a process', () => {
     end(1);
     await eventually(() => state.done === 8 && state.now === 0, 'all are done');
   });
+
+  it('are not kept by endpoints that hang, however many', async () => {
+    const lanes = new Lanes(50);
+    const hanging = Promise.withResolvers<boolean>();
+    const told: number[] = [];
+    const admit = async () => undefined;
+    const held: Promise<unknown>[] = [];
+    for (let n = 0; n < 40; n += 1)
+      for (let i = 0; i < 30; i += 1)
+        held.push(
+          lanes.through(`hanging-${n}`, () => hanging.promise, { as: 'fresh', admit, onLong: () => told.push(n) }),
+        );
+    let good = 0;
+    const send = async () => {
+      good += 1;
+      return true;
+    };
+    for (let i = 0; i < 24; i += 1) void lanes.through('good', send, { as: 'fresh', admit });
+    await eventually(() => good === 24, 'the good ones are sent');
+    await eventually(() => told.length === 160, 'each that hangs is told of');
+    hanging.resolve(true);
+    const holds = await Promise.all(held);
+    // Four of each were on their way; what waited behind them went to its line.
+    expect(holds.filter((hold) => hold === undefined)).toHaveLength(160);
+    expect(lanes.wants('hanging-0')).toBe(4);
+  });
 });
