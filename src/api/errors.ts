@@ -26,6 +26,7 @@ function problemOf(error: Error): Problem {
       message: BROKER_AWAY,
       retry_after: RETRY_AFTER,
     };
+  if (isCutOff(error)) return { code: 'VALIDATION_ERROR', message: 'the body did not arrive as a whole' };
   if (isTransient(error))
     return {
       code: 'SERVICE_UNAVAILABLE',
@@ -34,6 +35,10 @@ function problemOf(error: Error): Problem {
     };
   return { code: 'INTERNAL_ERROR', message: 'something went wrong on our side' };
 }
+
+/** What node:http makes of a body that ends before its end: the client's doing, and nobody reads the answer. */
+const isCutOff = (error: Error): boolean =>
+  'code' in error && error.code === 'ECONNRESET' && error.message === 'aborted';
 
 /** What the framework itself refuses: JSON that does not parse, a media type that a route does not take. */
 function fromHttp(error: HTTPException): Problem {

@@ -77,8 +77,15 @@ export function answerUnreadable(error: unknown): Response {
 export const requireHost =
   <Request extends IncomingMessage>(next: (request: Request, response: ServerResponse) => void) =>
   (request: Request, response: ServerResponse): void => {
-    if (request.headers.host === undefined && request.httpVersion !== '1.0') respond(response, NO_HOST);
-    else next(request, response);
+    if (request.headers.host === undefined) {
+      if (request.httpVersion !== '1.0') {
+        respond(response, NO_HOST);
+        return;
+      }
+      // HTTP/1.0 knows no Host, as in a load balancer's probe; the bridge to the application needs one.
+      request.headers.host = 'localhost';
+    }
+    next(request, response);
   };
 
 /**

@@ -8,33 +8,24 @@ import { currentTime } from '../services/clock.ts';
 import type { Database } from '../services/database.ts';
 import type { Keyring } from '../services/keyring.ts';
 import type { Logger } from '../services/logger.ts';
+import { attempt, isOurs, type Sent } from './attempt.ts';
 import { type Awaited, advanceOldest, Breakers, bringBack, type Turned } from './breakers.ts';
 import { Budget } from './budget.ts';
-import { type Chunk, type ChunkEvent, mayBeRecorded } from './chunk.ts';
+import { type Chunk, mayBeRecorded } from './chunk.ts';
 import type { ActiveEndpoint, EndpointDirectory } from './directory.ts';
 import { DISABLE_AFTER_MS, FailureWatch } from './failing.ts';
-import { BUSY, type Hold } from './holds.ts';
-import { type Arrival, Lanes } from './lanes.ts';
-import type { LineKey } from './order.ts';
+import { Gate, isByHand } from './gate.ts';
+import { BUSY } from './holds.ts';
+import { Lanes } from './lanes.ts';
 import { disableAndTell } from './owner.ts';
+import { fresh, type Parcel } from './parcel.ts';
 import { type Pulled, Pump } from './pump.ts';
 import { EndpointRates } from './rate.ts';
 import { type AttemptRow, type DeliveryRow, Recorder } from './recorder.ts';
-import { type Attempted, notSent } from './response.ts';
-import { boundedDelay, classify, nextDelay, type Outcome, retryAfterMs, type Schedule } from './schedule.ts';
+import { boundedDelay, nextDelay, retryAfterMs, type Schedule } from './schedule.ts';
 import type { Sender } from './sender.ts';
-import { hexSignature, sign } from './signature.ts';
-import { type Pause, Throttles } from './throttle.ts';
-import {
-  type Cause,
-  claimDue,
-  claimInOrder,
-  claimParked,
-  type Due,
-  findWaiting,
-  LEASE_MARGIN_MS,
-  postpone,
-} from './waiting.ts';
+import { Throttles } from './throttle.ts';
+import { claimDue, claimInOrder, claimParked, findWaiting, LEASE_MARGIN_MS, postpone } from './waiting.ts';
 
 export interface DeliveryDeps {
   database: Database;
@@ -64,31 +55,6 @@ const STALE_MS = 5000;
 
 const NOTHING: ReadonlySet<string> = new Set();
 
-/** A delivery on its way: fresh from a chunk, or due after it waited. */
-interface Parcel extends Due {
-  kind: 'insert' | 'update';
-  line: LineKey | undefined;
-  /** When it was claimed ahead of its turn, ms of the monotonic clock. */
-  claimedAt?: number;
-  /** It is counted among those that are begun and not sent. */
-  takesRoom?: boolean;
-  /** Since its answer takes long it has a row, once this resolves. */
-  kept?: Promise<void>;
-  /** Its chunk need not wait for it any more. */
-  onKept?: () => void;
-}
-
-/** One attempt and what came of it. */
-interface Sent {
-  startedAt: Date;
-  attempted: Attempted;
-  outcome: Outcome;
-  /** It was let through an open breaker. */
-  probe: boolean;
-  /** The pause of its endpoint that it has begun. */
-  pause: Pause | undefined;
-}
-
 /**
  * Signs, posts, records. Fresh deliveries are posted from memory and written once, when they are over; what must wait
  * (a failed attempt, the overflow of a busy, throttled, rate limited or broken endpoint, a disabled endpoint) becomes a
@@ -101,7 +67,8 @@ export class Deliveries {
   readonly #pump: Pump<Parcel>;
   readonly #throttles = new Throttles();
   readonly #breakers: Breakers;
-  readonly #rates: EndpointRates;
+  readonly #gate: Gate;
+  readonly #posting: { sender: Sender; throttles: Throttles };
   readonly #failures: FailureWatch;
   readonly #budget = new Budget(() => AHEAD * this.#concurrency);
   /** Fresh deliveries that are begun and not over, by `endpoint\nevent`. */
@@ -130,7 +97,10 @@ export class Deliveries {
       most: () => CLAIMED_AHEAD * this.#concurrency,
       log,
     });
-    this.#rates = new EndpointRates(deps.redis, deps.namespace);
+    const throttles = this.#throttles;
+    const rates = new EndpointRates(deps.redis, deps.namespace);
+    this.#gate = new Gate({ breakers: this.#breakers, throttles, rates, lanes: this.#lanes });
+    this.#posting = { sender: deps.sender, throttles };
     this.#failures = new FailureWatch({ ...deps, disableAfterMs: deps.disableAfterMs ?? DISABLE_AFTER_MS });
     this.#concurrency = deps.concurrency;
   }
@@ -222,6 +192,7 @@ export class Deliveries {
     parcel.kept = this.#record(parcel, row).then(
       () => {
         parcel.kind = 'update';
+        parcel.lease = until;
         parcel.onKept?.();
       },
       () => undefined, // its end is recorded as if it had not been tried
@@ -271,14 +242,14 @@ export class Deliveries {
     let made: { parcel: Parcel; sent: Sent } | undefined;
     const send = async (probe: boolean) => {
       const parcel = await claim();
-      if (parcel) made = { parcel, sent: await this.#send(parcel, endpoint, probe) };
+      if (parcel) made = { parcel, sent: await attempt(parcel, endpoint, probe, this.#posting) };
       else if (probe && !isByHand(cause)) await this.#breakers.unclaim(endpoint.id);
       return made !== undefined;
     };
-    const held = parked ? this.#held(endpointId, cause) : undefined;
+    const held = parked ? this.#gate.held(endpointId, cause) : undefined;
     if (parked && !held) return this.#pump.kick(endpointId); // its turn comes with its line
     const as = isByHand(cause) ? 'urgent' : 'due';
-    const hold = held ?? (await this.#through(endpoint, { as, cause, onLong }, send));
+    const hold = held ?? (await this.#gate.through(endpoint, { as, cause, onLong }, send));
     if (made) return this.#settle(made.parcel, endpoint, made.sent);
     const put = hold && (await postpone(em, id, hold.until, hold.reason));
     if (put) await this.#deps.setAlarms(put.again);
@@ -304,8 +275,8 @@ export class Deliveries {
     const as = parcel.claimedAt === undefined ? 'fresh' : 'parked';
     const onLong = claimedOnLong ?? (() => this.#keep(parcel, endpoint));
     const stale = () => parcel.claimedAt !== undefined && performance.now() - parcel.claimedAt >= STALE_MS;
-    const hold = await this.#through(endpoint, { as, cause: parcel.cause, onLong, stale }, async (probe) => {
-      if (!stale()) sent = await this.#send(parcel, endpoint, probe);
+    const hold = await this.#gate.through(endpoint, { as, cause: parcel.cause, onLong, stale }, async (probe) => {
+      if (!stale()) sent = await attempt(parcel, endpoint, probe, this.#posting);
       else if (probe && !isByHand(parcel.cause)) await this.#breakers.unclaim(endpoint.id);
       return sent !== undefined;
     });
@@ -319,84 +290,6 @@ export class Deliveries {
       generation: parcel.generation + 1,
     });
     if (reason === BUSY) this.#pump.kick(endpoint.id);
-  }
-
-  /** What keeps an endpoint's deliveries back: a retry by hand passes the breaker, a test the pause too. */
-  #held(endpointId: string, cause: Cause): Hold | undefined {
-    if (cause === 'test') return undefined;
-    const open = cause === 'manual' ? undefined : this.#breakers.hold(endpointId);
-    return open ?? this.#throttles.hold(endpointId, this.#lanes.stepMs(endpointId));
-  }
-
-  /**
-   * Sends when breaker, throttle, lane and rate let it; else returns until when to put it off. What is fresh queues
-   * behind those that were put off before it; what is done by hand passes the breaker, and a test the rate too.
-   */
-  async #through(
-    endpoint: ActiveEndpoint,
-    {
-      as,
-      cause,
-      onLong,
-      stale = () => false,
-    }: { as: Arrival; cause: Cause; onLong: () => void; stale?: () => boolean },
-    send: (probe: boolean) => Promise<boolean>,
-  ): Promise<Hold | undefined> {
-    const { id, timeoutMs } = endpoint;
-    const byHand = isByHand(cause);
-    const rateLimit = cause === 'test' ? null : endpoint.rateLimit;
-    const queues = rateLimit !== null && !byHand && (as === 'fresh' || as === 'parked');
-    const hold = this.#held(id, cause) ?? (queues ? this.#rates.queued(id, rateLimit) : undefined);
-    if (hold) return hold;
-    let probe = byHand;
-    return this.#lanes.through(id, () => send(probe), {
-      as,
-      onLong,
-      admit: async () => {
-        if (stale()) return this.#lanes.parkedHold(id); // before it costs the endpoint a token of its rate
-        const limited =
-          this.#held(id, cause) ?? (rateLimit === null ? undefined : await this.#rates.take(id, rateLimit));
-        if (limited || byHand) return limited;
-        const admitted = await this.#breakers.admit(id, timeoutMs);
-        if (typeof admitted === 'object') return admitted;
-        probe = admitted === 'probe';
-        return undefined;
-      },
-    });
-  }
-
-  /** One attempt. Never rejects: whatever the other side does is a result. */
-  async #send(parcel: Parcel, endpoint: ActiveEndpoint, probe: boolean): Promise<Sent> {
-    const startedAt = new Date(currentTime());
-    // Unsigned it would teach a subscriber to take what anyone sends.
-    if (endpoint.keys.length === 0) return this.#judge(endpoint, startedAt, notSent('no_usable_secret'), probe);
-    const timestamp = Math.floor(startedAt.getTime() / 1000);
-    const headers: Record<string, string> = {
-      ...endpoint.headers,
-      'content-type': 'application/json',
-      'webhook-id': parcel.eventId,
-      'webhook-timestamp': String(timestamp),
-      'webhook-signature': sign(endpoint.keys, { id: parcel.eventId, timestamp, body: parcel.payload }),
-    };
-    if (endpoint.hexKey) headers['x-webhook-signature'] = hexSignature(endpoint.hexKey, parcel.payload);
-    const attempted = await this.#deps.sender.send({
-      url: endpoint.url,
-      headers,
-      body: parcel.payload,
-      timeoutMs: endpoint.timeoutMs,
-    });
-    return this.#judge(endpoint, startedAt, attempted, probe);
-  }
-
-  /** What an answer means for its endpoint counts before the next one has its place. */
-  #judge({ id }: ActiveEndpoint, startedAt: Date, attempted: Attempted, probe: boolean): Sent {
-    const outcome = classify(attempted);
-    const began = startedAt.getTime();
-    let pause: Pause | undefined;
-    if (outcome === 'throttled')
-      pause = this.#throttles.throttled(id, began, retryAfterMs(attempted.retryAfter, currentTime()));
-    else this.#throttles.answered(id, began);
-    return { startedAt, attempted, outcome, probe, pause };
   }
 
   async #settle(parcel: Parcel, endpoint: ActiveEndpoint, sent: Sent): Promise<void> {
@@ -480,6 +373,7 @@ export class Deliveries {
     if (parcel.kept) await parcel.kept;
     return this.#recorder.record({
       kind: parcel.kind,
+      lease: parcel.lease,
       delivery,
       attempt: made?.attempt ?? null,
       exhausted: made?.exhausted ? { ...parcel, attempts: delivery.attempts, last: made.sent.attempted } : undefined,
@@ -510,28 +404,4 @@ export class Deliveries {
   }
 }
 
-/** Somebody waits for it. */
-const isByHand = (cause: Cause): boolean => cause === 'manual' || cause === 'test';
-
 type Change = Partial<DeliveryRow> & Pick<DeliveryRow, 'status' | 'reason'>;
-
-/** Failures that say nothing about the endpoint. */
-const isOurs = ({ error }: Attempted): boolean =>
-  error === 'no_usable_secret' || error === 'sender_closed' || error === 'proxy_unusable';
-
-const fresh = (event: ChunkEvent, id: string, endpointId: string): Parcel => ({
-  kind: 'insert',
-  id,
-  endpointId,
-  tenant: event.tenant,
-  eventId: event.id,
-  eventType: event.type,
-  payload: event.payload,
-  correlation: event.correlation,
-  attempts: 0,
-  generation: 0,
-  cause: 'schedule',
-  scheduleFrom: 0,
-  line: undefined,
-  takesRoom: true,
-});

@@ -170,6 +170,11 @@ describe('on the wire', () => {
     envelope(await raw(port, text));
   });
 
+  it('answers HTTP/1.0, which knows no Host', async () => {
+    const { port } = await serve();
+    expect(await raw(port, 'GET /nowhere HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 404 /); // and not 400
+  });
+
   it.each([
     [
       'headers beyond 16 KiB',

@@ -52,8 +52,9 @@ const BATCH_BYTES = 4 * 1024 * 1024;
 /** How long an event that is not there yet is waited for, in ms: unasked, and at most. */
 const WAIT_MS = 2000;
 const LONGEST_WAIT_MS = 10_000;
-/** Requests that wait at once, per process; the others are answered at once. Each asks the database every 200 ms. */
+/** Requests of one tenant that wait at once in a process, and of all; the others are answered at once. Each asks the database every 200 ms. */
 const MAX_WAITING = 64;
+const MOST_WAITING = 256;
 /** An id of ours that is older than this was stored long ago, or is none. */
 const YOUNG_MS = 60_000;
 
@@ -81,8 +82,8 @@ export const eventInput = z
 const batchInput = z.strictObject({
   events: z
     .array(z.unknown(), { error: 'must be a list' })
-    .min(1)
-    .max(MAX_BATCH, { abort: true })
+    .min(1, { error: `must have 1 to ${MAX_BATCH}` })
+    .max(MAX_BATCH, { error: `must have 1 to ${MAX_BATCH}`, abort: true })
     .openapi({ items: { $ref: '#/components/schemas/EventInput' } }),
 });
 
@@ -255,7 +256,9 @@ export function eventRoutes(deps: EventDeps): ApiRouter {
   const publish = (c: ApiContext, { contract, data, options }: Publication) =>
     deps.messaging.publishEvent(contract, data, c.get('context'), options);
 
-  let waiting = 0;
+  /** How many wait, by tenant. */
+  const waiting = new Map<string, number>();
+  let allWaiting = 0;
 
   /** The event, waited for when it may have been accepted just now. `undefined` when it is not there by then. */
   async function lookUp(c: ApiContext, tenant: string, id: string) {
@@ -265,12 +268,17 @@ export function eventRoutes(deps: EventDeps): ApiRouter {
     if (asked !== undefined) acknowledge(c, { ...preferences, applied: [`wait=${asked / 1000}`] });
     const found = await find();
     const waitMs = asked ?? (mayBeYoung(id) ? WAIT_MS : 0);
-    if (found || waitMs === 0 || waiting >= MAX_WAITING) return found;
-    waiting += 1;
+    const others = waiting.get(tenant) ?? 0;
+    if (found || waitMs === 0 || others >= MAX_WAITING || allWaiting >= MOST_WAITING) return found;
+    waiting.set(tenant, others + 1);
+    allWaiting += 1;
     try {
       return await poll(find, waitMs, c.req.raw.signal);
     } finally {
-      waiting -= 1;
+      allWaiting -= 1;
+      const left = (waiting.get(tenant) ?? 1) - 1;
+      if (left > 0) waiting.set(tenant, left);
+      else waiting.delete(tenant);
     }
   }
 
