@@ -6,6 +6,8 @@ export default defineConfig({
     globalSetup: ['test/global-setup.ts'],
     // Each file has a database and a namespace of its own, so files run side by side.
     maxWorkers: 3,
+    // A machine of CI that stands still for a moment fails nobody; what needed a second try is marked in its report.
+    retry: process.env.CI ? 1 : 0,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     coverage: {

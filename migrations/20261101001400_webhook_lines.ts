@@ -6,9 +6,10 @@ import { Migration } from '@mikro-orm/migrations';
  */
 export class Migration20261101001400_webhook_lines extends Migration {
   override up(): void {
+    this.addSql(`set local lock_timeout = '5s'`);
     this.addSql(`alter table webhook_deliveries add column schedule_from int not null default 0`);
     this.addSql(
-      `create index idx_webhook_deliveries_parked on webhook_deliveries (endpoint_id, (cause not in ('manual', 'test')), id)
+      `create index if not exists idx_webhook_deliveries_parked on webhook_deliveries (endpoint_id, (cause not in ('manual', 'test')), id)
        where status = 'pending' and reason = 'endpoint busy'`,
     );
     this.addSql(
@@ -18,6 +19,7 @@ export class Migration20261101001400_webhook_lines extends Migration {
   }
 
   override down(): void {
+    this.addSql(`set local lock_timeout = '5s'`);
     this.addSql(`alter table webhook_endpoints drop column created_by`);
     this.addSql(`alter table webhook_breakers drop column paused_until, drop column pause_ms`);
     this.addSql(`drop index idx_webhook_deliveries_parked`);

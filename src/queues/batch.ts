@@ -1,16 +1,32 @@
 import type { Envelope } from '../domain/messages/envelope.ts';
 import { isTransient } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
-import { backoffMs, pause, TimeoutError } from '../services/service.ts';
+import { backoffMs, pause } from '../services/service.ts';
 import type { Incoming } from './consumer.ts';
 import { within } from './deadline.ts';
 import type { Detour } from './detour.ts';
 import { BrokerUnavailable } from './gateway.ts';
-import { attemptsBefore, checkData, decodeEnvelope, mayBeRepeat, Poison } from './incoming.ts';
+import {
+  attemptsBefore,
+  CONTENTION_TRIES,
+  checkData,
+  contentionsBefore,
+  decodeEnvelope,
+  mayBeItsOwn,
+  mayBeRepeat,
+  Poison,
+  withContentions,
+} from './incoming.ts';
 import type { BatchItem, BatchWorker } from './worker.ts';
 
 /** Tries of a batch before its messages take the way through the delay queues. */
 const PATIENCE = 60;
+/** Tries of a whole batch that meets contention or outlasts its time, before the culprit is looked for. */
+const TOGETHER = 3;
+/** Tries of a message that fails on its data alone. */
+const OWN_TRIES = 3;
+/** Between the tries of a message that meets contention on its own: doubling, with jitter, ms. */
+const CONTENTION_BACKOFF = { base: 2000, max: 300_000 };
 
 interface Entry {
   message: Incoming;
@@ -26,8 +42,10 @@ interface Entry {
  * At most `parallel` batches are handled at a time, one unless the worker says more: while one waits for its commit the
  * next is prepared.
  *
- * A batch that fails on its data is bisected in fresh transactions down to the culprit, which alone is buried; a
- * connection error, and a batch that outlasts `timeoutMs`, repeat the whole batch with backoff. A message is acknowledged when its batch is committed.
+ * A batch that fails on its data is bisected in fresh transactions down to the culprit, which alone is tried again and
+ * buried at last. A batch that meets contention or outlasts `timeoutMs` is so too, after 3 tries as a whole, and its
+ * culprit is from then on handled by itself, so that it keeps no other message up again. While a service is out of reach
+ * the whole batch is repeated with backoff. A message is acknowledged when its batch is committed.
  */
 export class Batcher {
   readonly #worker: BatchWorker;
@@ -36,6 +54,7 @@ export class Batcher {
   readonly #measure: (worker: string, outcome: string, ms: number) => void;
   readonly #parallel: number;
   readonly #patience: number;
+  readonly #contentions: number;
   #size: number;
   #filling: Entry[] = [];
   #timer: NodeJS.Timeout | undefined;
@@ -46,10 +65,11 @@ export class Batcher {
     detour: Detour,
     measure: (worker: string, outcome: string, ms: number) => void,
     log: Logger,
-    patience = PATIENCE,
+    { patience = PATIENCE, contentions = CONTENTION_TRIES } = {},
   ) {
     this.#worker = worker;
     this.#patience = patience;
+    this.#contentions = contentions;
     this.#size = worker.batch.size;
     this.#parallel = worker.batch.parallel ?? 1;
     this.#detour = detour;
@@ -100,16 +120,19 @@ export class Batcher {
     this.#handling += 1;
     const entries = this.#filling.splice(0, this.#size);
     this.#arm(); // what is left over may start at once
-    await this.#handle(entries);
+    const suspects = entries.filter(({ message }) => contentionsBefore(message) > 0);
+    const others = entries.filter(({ message }) => contentionsBefore(message) === 0);
+    await this.#handle(others, TOGETHER);
+    for (const suspect of suspects) await this.#handle([suspect]);
     this.#handling -= 1;
     this.#arm();
   }
 
-  /** Deals with every entry, whatever happens; never rejects. */
-  async #handle(entries: Entry[]): Promise<void> {
+  /** Deals with every entry, whatever happens; never rejects. `together`: tries in the face of contention. */
+  async #handle(entries: Entry[], together = 1): Promise<void> {
     if (entries.length === 0) return;
     const began = performance.now();
-    for (let tries = 0; ; tries += 1) {
+    for (let tries = 0, contentions = 0; ; tries += 1) {
       try {
         await within(this.#worker.timeoutMs, this.#worker.name, () =>
           this.#worker.handle(
@@ -124,13 +147,15 @@ export class Batcher {
         // What the failed try did get through is not known: whatever comes next is a repeat.
         for (const entry of entries) entry.item.redelivered = true;
         if (!isPassing(error)) return this.#bisect(entries, error as Error);
-        if (tries === 0)
-          this.#log.warn(
-            { error: (error as Error).message, size: entries.length },
-            'a service is out of reach, the batch waits',
-          );
+        const { message } = error as Error;
+        if (mayBeItsOwn(error)) {
+          contentions += 1;
+          this.#log.warn({ error: message, size: entries.length }, 'the batch met contention or outlasted its time');
+          if (contentions >= together) return this.#bisect(entries, error as Error);
+        } else if (tries === 0)
+          this.#log.warn({ error: message, size: entries.length }, 'a service is out of reach, the batch waits');
         // About two minutes: another process may do better. To hand it back would count against the delivery limit.
-        if (tries >= this.#patience) return this.#postpone(entries, (error as Error).message);
+        if (tries >= this.#patience) return this.#postpone(entries, message);
         await pause(backoffMs(tries, 200, 2000));
       }
     }
@@ -159,23 +184,33 @@ export class Batcher {
     const [entry] = entries;
     if (!entry) return;
     this.#log.error({ err: error, message_id: entry.message.messageId }, 'the handler failed on this message');
-    this.#measure(this.#worker.name, 'buried', 0);
-    const attempts = attemptsBefore(entry.message) + 1;
-    // A fault of the handler may pass (a deadlock, a bug mended by the next version), so the message is tried again first.
-    const next =
-      attempts < 3
-        ? this.#detour.retry(entry.message, 1000 * attempts, attempts, error.message)
-        : this.#detour.bury(entry.message, `failed ${attempts} times: ${error.message}`, this.#worker.name, attempts);
-    await next.then(
+    await this.#failed(entry.message, error).then(
       () => entry.settle(),
       (failure: Error) => entry.settle(failure),
     );
+  }
+
+  /** A fault of the handler may pass (a lock, a bug mended by the next version), so the message is tried again first. */
+  async #failed(message: Incoming, error: Error): Promise<void> {
+    const attempts = attemptsBefore(message) + 1;
+    const contended = mayBeItsOwn(error);
+    const contentions = contentionsBefore(message) + (contended ? 1 : 0);
+    const own = attempts - contentions;
+    const again = contended ? contentions < this.#contentions : own < OWN_TRIES;
+    this.#measure(this.#worker.name, again ? 'retried' : 'buried', 0);
+    if (!again) {
+      const reason = `failed ${attempts} times: ${error.message}`;
+      return this.#detour.bury(message, reason, this.#worker.name, attempts);
+    }
+    const { base, max } = CONTENTION_BACKOFF;
+    const delayMs = contended ? backoffMs(contentions - 1, base, max) : 1000 * own;
+    return this.#detour.retry(withContentions(message, contentions), delayMs, attempts, error.message);
   }
 }
 
 /** What is not the messages' fault: a service is out of reach, or does not answer in time. */
 export const isPassing = (error: unknown): boolean =>
-  isTransient(error) || error instanceof BrokerUnavailable || error instanceof TimeoutError;
+  isTransient(error) || error instanceof BrokerUnavailable || mayBeItsOwn(error);
 
 /** Bytes → what a batch worker takes. Throws `Poison`. */
 export async function itemOf(worker: BatchWorker, message: Incoming): Promise<BatchItem<unknown>> {

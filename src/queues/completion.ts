@@ -6,7 +6,7 @@ import type { RequestContext } from '../domain/messages/envelope.ts';
 import { findOperations, type OperationRow } from '../domain/operations/operations.ts';
 import type { Database } from '../services/database.ts';
 import { connectSoon } from '../services/redis.ts';
-import type { Service } from '../services/service.ts';
+import { type Service, TimeoutError, withDeadline } from '../services/service.ts';
 import type { CommandAnswer, CommandGateway } from './gateway.ts';
 import { HEADERS } from './incoming.ts';
 import type { Publisher } from './publisher.ts';
@@ -18,6 +18,8 @@ const CONFIRM_MS = 1800;
 const LOOKS = [100, 500, 1000];
 /** The first look while Redis would have called: at 100 ms every command of a busy moment cost one more query. */
 const FIRST_LOOK_MS = 300;
+/** A look at the very end of a wait still gets this long, so a wait may be as much longer while PostgreSQL is slow. */
+const LAST_LOOK_MS = 100;
 
 /**
  * Sends commands and waits for their workers. One Redis channel per process carries finished operation ids, several in one message; the answer
@@ -92,13 +94,26 @@ export class Completions implements CommandGateway, Service {
       wait?.cancel();
       throw error;
     }
-    return { operationId: options.operationId, operation: await wait?.result };
+    const row = await wait?.result;
+    return { operationId: options.operationId, operation: isFinished(row) ? row : undefined };
   }
 
-  async await(operationId: string, waitMs: number): Promise<OperationRow | undefined> {
-    const now = await this.#read(operationId);
-    if (waitMs <= 0 || (now && now.status !== 'running')) return now;
-    return (await this.#watch(operationId, waitMs).result) ?? this.#read(operationId);
+  async await(operationId: string, waitMs: number, withinMs = waitMs): Promise<OperationRow | undefined> {
+    const began = performance.now();
+    const now = await (withinMs > 0 ? this.#readWithin(operationId, withinMs) : this.#read(operationId));
+    const left = waitMs - (performance.now() - began);
+    if (isFinished(now) || left <= 0) return now;
+    return (await this.#watch(operationId, left).result) ?? now;
+  }
+
+  /** `undefined` also when the query takes longer than `ms`; it goes on, and nobody waits for it. */
+  async #readWithin(id: string, ms: number): Promise<OperationRow | undefined> {
+    try {
+      return await withDeadline(this.#read(id), ms, 'reading an operation');
+    } catch (error) {
+      if (error instanceof TimeoutError) return undefined;
+      throw error;
+    }
   }
 
   /** What is asked for in one turn of the event loop is one query: a worker's group tells of many at once. */
@@ -115,7 +130,7 @@ export class Completions implements CommandGateway, Service {
     return (await this.#reading).get(id.toLowerCase());
   }
 
-  /** Watches a row until it is finished, `waitMs` are over or the watch is cancelled. */
+  /** Watches a row until it is finished, `waitMs` are over or the watch is cancelled; gives it as it was seen last. */
   #watch(id: string, waitMs: number): { result: Promise<OperationRow | undefined>; cancel: () => void } {
     const began = performance.now();
     let cancelled = false;
@@ -130,11 +145,12 @@ export class Completions implements CommandGateway, Service {
     };
     wakes.add(onCall);
     const look = async (): Promise<OperationRow | undefined> => {
+      let seen: OperationRow | undefined;
       try {
         for (let n = 0; !cancelled; n += 1) {
           const elapsed = performance.now() - began;
           const left = waitMs - elapsed;
-          if (left <= 0) return undefined;
+          if (left <= 0) return seen;
           const mayBeCalled = this.#subscriber.status === 'ready';
           const next = n === 0 && mayBeCalled ? FIRST_LOOK_MS : (LOOKS[n] ?? elapsed + 1000);
           if (!called && !this.#released) {
@@ -147,12 +163,12 @@ export class Completions implements CommandGateway, Service {
             });
           }
           called = false;
-          if (cancelled) return undefined;
-          const row = await this.#read(id).catch(() => undefined);
-          if (row && row.status !== 'running') return row;
-          if (this.#released) return undefined;
+          if (cancelled) return seen;
+          const most = Math.max(LAST_LOOK_MS, waitMs - (performance.now() - began));
+          seen = (await this.#readWithin(id, most).catch(() => undefined)) ?? seen;
+          if (isFinished(seen) || this.#released) return seen;
         }
-        return undefined;
+        return seen;
       } finally {
         wakes.delete(onCall);
         if (wakes.size === 0) this.#waiters.delete(id);
@@ -167,3 +183,5 @@ export class Completions implements CommandGateway, Service {
     };
   }
 }
+
+const isFinished = (row: OperationRow | undefined): boolean => row !== undefined && row.status !== 'running';

@@ -18,7 +18,19 @@ import type { Incoming } from './consumer.ts';
 import { within } from './deadline.ts';
 import type { Detour } from './detour.ts';
 import type { Group } from './group.ts';
-import { attemptsBefore, checkData, decodeEnvelope, HEADERS, mayBeRepeat, Poison, textHeader } from './incoming.ts';
+import {
+  attemptsBefore,
+  CONTENTION_TRIES,
+  checkData,
+  contentionsBefore,
+  decodeEnvelope,
+  HEADERS,
+  mayBeItsOwn,
+  mayBeRepeat,
+  Poison,
+  textHeader,
+  withContentions,
+} from './incoming.ts';
 import { OutboxEmit } from './outbox.ts';
 import type { MessageWorker } from './worker.ts';
 
@@ -142,11 +154,14 @@ async function attempt(job: Job, deps: ExecuteDeps): Promise<string> {
       return 'discarded';
     case 'retry':
       return retry(job, deps, outcome.delayMs, outcome.reason, true);
-    case 'onward':
+    case 'onward': {
       await note(job, deps, attemptsBefore(job.message));
-      await deps.detour.retry(job.message, outcome.delayMs, attemptsBefore(job.message), outcome.reason);
+      // What the part that is done had to contend with says nothing of the next.
+      const next = withContentions(job.message, 0);
+      await deps.detour.retry(next, outcome.delayMs, ownAttempts(job), outcome.reason);
       job.log.debug({ progress: outcome.reason }, 'goes on');
       return 'onward';
+    }
   }
 }
 
@@ -267,8 +282,15 @@ async function settleRefused(job: Job, deps: ExecuteDeps, outcome: Outcome): Pro
   });
 }
 
-/** An exception is a retry with its reason. What is the database's or a broker's fault uses up no attempt. */
+/** Tries before this one that failed by themselves, without contention. */
+const ownAttempts = ({ message }: Job): number => attemptsBefore(message) - contentionsBefore(message);
+
+/**
+ * An exception is a retry with its reason. While PostgreSQL or a broker is out of reach no attempt is used up;
+ * contention, which passes as a rule, has a larger budget.
+ */
 async function failed(job: Job, deps: ExecuteDeps, error: Error): Promise<string> {
+  if (mayBeItsOwn(error)) return contended(job, deps, error);
   if (isTransient(error)) {
     job.log.warn({ error: error.message }, 'a service is out of reach, trying again');
     await deps.detour.retry(job.message, 1000, attemptsBefore(job.message), error.message);
@@ -276,23 +298,31 @@ async function failed(job: Job, deps: ExecuteDeps, error: Error): Promise<string
   }
   job.log.error({ err: error }, 'the handler failed');
   const { baseMs, maxMs } = job.worker.retry;
-  return retry(job, deps, backoffMs(job.attempt - 1, baseMs * 2, maxMs), error.message, false);
+  return retry(job, deps, backoffMs(ownAttempts(job), baseMs * 2, maxMs), error.message, false);
+}
+
+async function contended(job: Job, deps: ExecuteDeps, error: Error): Promise<string> {
+  const { baseMs, maxMs, contentions: budget = CONTENTION_TRIES } = job.worker.retry;
+  const contentions = contentionsBefore(job.message) + 1;
+  job.log.warn({ error: error.message, contentions }, 'the handler met contention or outlasted its time');
+  if (contentions >= budget) return bury(job, deps, error.message);
+  await note(job, deps, job.attempt);
+  const delayMs = backoffMs(contentions - 1, baseMs * 2, maxMs);
+  await deps.detour.retry(withContentions(job.message, contentions), delayMs, job.attempt, error.message);
+  return 'retried';
 }
 
 async function retry(job: Job, deps: ExecuteDeps, delayMs: number, reason: string, wanted: boolean): Promise<string> {
-  if (job.attempt >= job.worker.retry.attempts) {
-    await deps.detour.bury(
-      job.message,
-      `gave up after ${job.attempt} attempts: ${reason}`,
-      job.worker.name,
-      job.attempt,
-    );
-    return 'buried';
-  }
+  if (ownAttempts(job) + 1 >= job.worker.retry.attempts) return bury(job, deps, reason);
   await note(job, deps, job.attempt);
   await deps.detour.retry(job.message, delayMs, job.attempt, reason);
   if (wanted) job.log.info({ delay_ms: delayMs, reason }, 'postponed');
   return 'retried';
+}
+
+async function bury({ message, worker, attempt }: Job, deps: ExecuteDeps, reason: string): Promise<string> {
+  await deps.detour.bury(message, `gave up after ${attempt} attempts: ${reason}`, worker.name, attempt);
+  return 'buried';
 }
 
 /** Shows a command's operation as `running`; without the row it is merely followed less closely. */

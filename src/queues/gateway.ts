@@ -20,8 +20,11 @@ export interface CommandGateway {
     context: RequestContext,
     options: { operationId: string; waitMs: number; repeat?: boolean },
   ): Promise<CommandAnswer>;
-  /** Waits up to `waitMs` for an operation's row to be finished; answers with what there is. */
-  await(operationId: string, waitMs: number): Promise<OperationRow | undefined>;
+  /**
+   * Waits up to `waitMs` for an operation's row to be finished; answers with what there is. `undefined` also when
+   * PostgreSQL has not told of it within `withinMs` (`waitMs` unless given; 0: however long it takes).
+   */
+  await(operationId: string, waitMs: number, withinMs?: number): Promise<OperationRow | undefined>;
 }
 
 /** The broker did not take a message in time. `sent`: it may have it all the same, only the confirm is missing. */

@@ -1,5 +1,7 @@
 import type { z } from 'zod';
 import { type Envelope, envelopeSchema } from '../domain/messages/envelope.ts';
+import { isContention } from '../services/database.ts';
+import { TimeoutError } from '../services/service.ts';
 import type { Incoming } from './consumer.ts';
 
 /** A message that no try can help: it goes to the dead letters with this reason. */
@@ -83,6 +85,8 @@ function describe(error: z.ZodError): string {
 /** Our own headers on a message. Headers are the sender's word, so each is checked. */
 export const HEADERS = {
   attempt: 'x-waybill-attempt',
+  /** How many of these attempts ended in contention; they have a budget of their own. */
+  contentions: 'x-waybill-contentions',
   firstError: 'x-waybill-first-error',
   lastError: 'x-waybill-last-error',
   replyTo: 'x-waybill-reply-to',
@@ -98,11 +102,35 @@ export const HEADERS = {
   replayOf: 'x-waybill-replay-of',
 } as const;
 
+/**
+ * Tries of a message that only ever meets contention, before it is buried. With the backoff of our workers an hour and
+ * more: a lock that is held for minutes, or an overload, buries nothing; what can never succeed is not tried for ever.
+ */
+export const CONTENTION_TRIES = 20;
+
 /** How often this message was tried before; 0 on its first way. */
-export function attemptsBefore(message: Incoming): number {
-  const value = message.headers[HEADERS.attempt];
+export const attemptsBefore = (message: Incoming): number => countOf(message, HEADERS.attempt);
+
+/** How many of these tries ended in contention. */
+export const contentionsBefore = (message: Incoming): number =>
+  Math.min(countOf(message, HEADERS.contentions), attemptsBefore(message));
+
+function countOf(message: Incoming, header: string): number {
+  const value = message.headers[header];
   return typeof value === 'number' && Number.isInteger(value) && value > 0 ? Math.min(value, 1_000_000) : 0;
 }
+
+/**
+ * Passing, but perhaps the message's own fault: PostgreSQL refused or cancelled the statement (`isContention`), or the
+ * handler outlasted its time. Unlike a service that is out of reach it uses up attempts.
+ */
+export const mayBeItsOwn = (error: unknown): boolean => isContention(error) || error instanceof TimeoutError;
+
+/** The message as it goes on after so many contentions. */
+export const withContentions = (message: Incoming, contentions: number): Incoming => ({
+  ...message,
+  headers: { ...message.headers, [HEADERS.contentions]: contentions },
+});
 
 /** Whether something may have come of this message already: the broker or the retry ladder hands it out again, or its caller repeats it. */
 export const mayBeRepeat = (message: Incoming): boolean =>

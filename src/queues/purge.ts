@@ -10,6 +10,8 @@ const EVERY_MS = 60_000;
 /** Rows per transaction: short locks, and the next batch follows at once while there is more. */
 const BATCH = 1000;
 const MAX_BATCHES = 100;
+/** A table that somebody has locked for longer is left to the next round. */
+const LOCK_MS = 2000;
 
 /** What is purged: rows of `table` older than an age, as far as `only` holds. */
 interface Rule {
@@ -91,19 +93,30 @@ export class Purge implements Service {
     await this.#running;
   }
 
-  /** One round over every table. Returns how many rows went, by table. */
+  /**
+   * One round over every table. A table that cannot be purged is left to the next round and holds no other up. Returns how
+   * many rows went, by table.
+   */
   async round(): Promise<Record<string, number>> {
     const gone: Record<string, number> = {};
     this.#behind = false;
     for (const rule of this.#rules) {
-      for (let n = 0; n < MAX_BATCHES && !this.#stopping.signal.aborted; n += 1) {
-        const count = await this.#batch(rule);
-        if (count > 0) gone[rule.table] = (gone[rule.table] ?? 0) + count;
-        if (count < BATCH) break;
-        if (n === MAX_BATCHES - 1) this.#behind = true;
+      try {
+        await this.#apply(rule, gone);
+      } catch (error) {
+        this.#log.warn({ error: (error as Error).message, table: rule.table }, 'purging later');
       }
     }
     return gone;
+  }
+
+  async #apply(rule: Rule, gone: Record<string, number>): Promise<void> {
+    for (let n = 0; n < MAX_BATCHES && !this.#stopping.signal.aborted; n += 1) {
+      const count = await this.#batch(rule);
+      if (count > 0) gone[rule.table] = (gone[rule.table] ?? 0) + count;
+      if (count < BATCH) break;
+      if (n === MAX_BATCHES - 1) this.#behind = true;
+    }
   }
 
   async #batch(rule: Rule): Promise<number> {
@@ -111,6 +124,7 @@ export class Purge implements Service {
       const db = em.getKysely();
       const lock = await sql<{ got: boolean }>`select pg_try_advisory_xact_lock(${PURGE_LOCK}) as got`.execute(db);
       if (!lock.rows[0]?.got) return 0;
+      await sql`select set_config('lock_timeout', ${String(LOCK_MS)}, true)`.execute(db);
       const result = await batchOf(rule).execute(db);
       return Number(result.numAffectedRows ?? 0);
     });
@@ -118,13 +132,8 @@ export class Purge implements Service {
 
   async #loop(): Promise<void> {
     while (!this.#stopping.signal.aborted) {
-      try {
-        const gone = await this.round();
-        if (Object.keys(gone).length > 0) this.#log.info({ gone }, 'purged old rows');
-      } catch (error) {
-        this.#behind = false;
-        this.#log.warn({ error: (error as Error).message }, 'purging later');
-      }
+      const gone = await this.round();
+      if (Object.keys(gone).length > 0) this.#log.info({ gone }, 'purged old rows');
       // What is more than a round takes does not wait: rows may come faster than one round a minute lets them go.
       if (!this.#behind) await pause(EVERY_MS, this.#stopping.signal);
     }

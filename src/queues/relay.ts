@@ -5,6 +5,7 @@ import type { Database } from '../services/database.ts';
 import type { Logger } from '../services/logger.ts';
 import { backoffMs, pause, type Service } from '../services/service.ts';
 import type { Alarms } from './alarms.ts';
+import { Bell } from './bell.ts';
 import { type OrderedMessage, type Publisher, Run, Unroutable } from './publisher.ts';
 import { ORDERED_HEADER, type Topology } from './topology.ts';
 import type { Wake } from './wake.ts';
@@ -68,8 +69,8 @@ export class Relay implements Service {
   };
   readonly #stopping = new AbortController();
   #running: Promise<void> | undefined;
-  #woken: (() => void)[] = [];
-  #pending = false;
+  /** One per lane: the call that an idle lane has heard may be news to the busy one. */
+  readonly #bells = { rabbitmq: new Bell(), bullmq: new Bell() };
   #unsubscribe: (() => void) | undefined;
   /** The rows that no queue took when they were published last. */
   readonly #unroutable = new Set<string>();
@@ -88,8 +89,7 @@ export class Relay implements Service {
 
   async start(): Promise<void> {
     this.#unsubscribe ??= this.#deps.wake.onWake(() => {
-      this.#pending = true;
-      for (const wake of this.#woken.splice(0)) wake();
+      for (const bell of Object.values(this.#bells)) bell.ring();
     });
     this.#running ??= this.#supervise();
   }
@@ -97,7 +97,6 @@ export class Relay implements Service {
   async stop(): Promise<void> {
     this.#stopping.abort();
     this.#unsubscribe?.();
-    for (const wake of this.#woken.splice(0)) wake();
     await this.#running;
   }
 
@@ -145,6 +144,7 @@ export class Relay implements Service {
    * in; when those tell of a failure both are begun again from the first row that is left.
    */
   async #lane(transport: 'rabbitmq' | 'bullmq', connection: Kysely<object>, stop: AbortSignal): Promise<void> {
+    const bell = this.#bells[transport];
     let run = new Run();
     stop.addEventListener('abort', () => {
       run.broken ??= new Error('the relay stops');
@@ -157,7 +157,7 @@ export class Relay implements Service {
     let handedOut: Row[] = [];
     let failures = 0;
     while (!stop.aborted) {
-      this.#pending = false;
+      bell.quiet();
       const rows = await nextRows(connection, transport, handedOut);
       const next = rows.length > 0 ? hand(rows) : undefined;
       if (underWay) {
@@ -176,7 +176,7 @@ export class Relay implements Service {
           continue;
         }
       } else if (!next) {
-        await this.#idle(stop);
+        await bell.heard(POLL_MS, stop);
         continue;
       }
       underWay = next;
@@ -258,20 +258,5 @@ export class Relay implements Service {
     } catch (error) {
       return { done: [], aside, error: error as Error };
     }
-  }
-
-  /** Until a wake-up or the poll interval, whichever comes first. */
-  async #idle(stop: AbortSignal): Promise<void> {
-    if (this.#pending) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(wake, POLL_MS);
-      function wake() {
-        clearTimeout(timer);
-        stop.removeEventListener('abort', wake);
-        resolve();
-      }
-      stop.addEventListener('abort', wake, { once: true });
-      this.#woken.push(wake);
-    });
   }
 }

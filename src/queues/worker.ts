@@ -12,6 +12,8 @@ export interface Retry {
   attempts: number;
   baseMs: number;
   maxMs: number;
+  /** Tries that end in contention (`mayBeItsOwn`), which are counted apart; 20 when absent. */
+  contentions?: number;
 }
 
 export const exponential = (retry: Retry): Retry => retry;

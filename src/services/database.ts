@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { Migrator } from '@mikro-orm/migrations';
 import { MikroORM, type Options } from '@mikro-orm/postgresql';
 import { sql } from 'kysely';
+import { releasable } from './lost-connection.ts';
 import { isStalePlan, preparing } from './prepared.ts';
 
 export type { EntityManager } from '@mikro-orm/postgresql';
@@ -37,7 +38,7 @@ export async function openDatabase(
       idle_in_transaction_session_timeout: 60_000,
       application_name: options.applicationName ?? 'waybill',
       ...(options.silenceMs ? { stream: () => impatientSocket(options.silenceMs) } : {}),
-      onPoolCreated: (pool: EventEmitter) => pool.on('connect', preparing),
+      onPoolCreated: (pool: EventEmitter) => pool.on('connect', preparing).on('connect', releasable),
     },
     migrations: {
       path: fileURLToPath(new URL('../../migrations', import.meta.url)),
@@ -138,23 +139,45 @@ export function isoOrNull(value: string | Date | null | undefined): string | nul
   return value == null ? null : iso(value);
 }
 
-/** A connection error or a server shutting down: worth the same try again, unlike an error of the data. */
+/** SQLSTATE classes 08 and 57P, and of 53 what stops everybody: the server is away, shuts down or takes nobody in. */
+const OUT_OF_REACH = /^(?:08[0-9A-Z]{3}|57P\d\d|53000|53100|53300)$/;
+/**
+ * 40: serialization and deadlock; of 53 memory and limits; 57014: a statement that took too long; 55P03: a lock
+ * that was not to be had; 25P03: a transaction that stood still.
+ */
+const CONTENTION = /^(?:40[0-9A-Z]{3}|53[0-9A-Z]{3}|57014|55P03|25P03)$/;
+const UNREACHED = ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH'];
+const UNREACHED_TEXT =
+  /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|connection error and is not queryable/i;
+
+/** Worth the same try again, unlike an error of the data: PostgreSQL was out of reach, or the statement lost against others. */
 export function isTransient(error: unknown): boolean {
-  let e = error as { code?: unknown; cause?: unknown; message?: unknown } | undefined;
-  for (let depth = 0; e && depth < 10; depth++, e = e.cause as typeof e) {
-    if (isStalePlan(e)) return true;
-    const code = String(e.code ?? '');
-    // SQLSTATE classes 08, 53, 57P and 40: connection, resources, shutdown, serialization and deadlock; 57014: a
-    // statement that took too long, which is the load's fault more often than its own.
-    if (/^(?:(?:08|53|40)[0-9A-Z]{3}|57P\d\d|57014|55P03|25P03)$/.test(code)) return true;
-    if (['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH'].includes(code))
-      return true;
-    if (
-      /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|connection error and is not queryable/i.test(
-        String(e.message ?? ''),
-      )
-    )
-      return true;
-  }
-  return false;
+  return chain(error).some((e) => isUnreached(e) || CONTENTION.test(codeOf(e)));
 }
+
+/**
+ * Transient, and yet perhaps the statement's own doing, which then fails so each time: it took too long, lost a deadlock,
+ * waited in vain for a lock or asked for too much. The server itself answered, which it does not while it is away.
+ */
+export function isContention(error: unknown): boolean {
+  const errors = chain(error);
+  return errors.some((e) => CONTENTION.test(codeOf(e))) && !errors.some(isUnreached);
+}
+
+type Failure = { code?: unknown; cause?: unknown; message?: unknown };
+
+/** An error and its causes, ten at most: one may be its own. */
+function chain(error: unknown): Failure[] {
+  const errors: Failure[] = [];
+  for (let e = error as Failure | undefined; e && errors.length < 10; e = e.cause as Failure | undefined)
+    errors.push(e);
+  return errors;
+}
+
+const codeOf = ({ code }: Failure): string => String(code ?? '');
+
+const isUnreached = (e: Failure): boolean =>
+  isStalePlan(e) ||
+  OUT_OF_REACH.test(codeOf(e)) ||
+  UNREACHED.includes(codeOf(e)) ||
+  UNREACHED_TEXT.test(String(e.message ?? ''));

@@ -8,6 +8,8 @@ import { createCipheriv, createDecipheriv, type KeyObject, randomBytes } from 'n
 
 const ALGORITHM = { alg: 'dir', enc: 'A256GCM' } as const;
 const [IV_BYTES, TAG_BYTES] = [12, 16];
+/** Five parts of base64url without padding (RFC 7515, section 2), the encrypted key empty; Node's decoder skips what is none. */
+const COMPACT = /^[\w-]+\.\.[\w-]+\.[\w-]*\.[\w-]+$/;
 
 /** The protected header; `exp` is a NumericDate. */
 export interface JweHeader {
@@ -24,8 +26,20 @@ export function sealJwe(header: JweHeader, plaintext: string, key: KeyObject): s
   return `${protectedHeader}..${parts.join('.')}`;
 }
 
+/** The parts of a text that is written exactly as `sealJwe` would write them; `undefined` when it is not. */
+function partsOf(text: string): [header: string, iv: Buffer, body: Buffer, tag: Buffer] | undefined {
+  if (!COMPACT.test(text)) return undefined;
+  const [header = '', , ...rest] = text.split('.');
+  const decoded = rest.map((part) => Buffer.from(part, 'base64url'));
+  // Bits that are left over after the last byte must be 0 (RFC 4648, section 3.5): one value, one text.
+  if (decoded.some((part, i) => part.toString('base64url') !== rest[i])) return undefined;
+  const [iv, body, tag] = decoded as [Buffer, Buffer, Buffer];
+  return iv.length === IV_BYTES && tag.length === TAG_BYTES ? [header, iv, body, tag] : undefined;
+}
+
 /** What a text says of itself before it is opened; `undefined` when it is no JWE of this kind. */
 export function headerOfJwe(text: string): JweHeader | undefined {
+  if (!COMPACT.test(text)) return undefined;
   try {
     const header = JSON.parse(Buffer.from(text.split('.', 1)[0] ?? '', 'base64url').toString()) as JweHeader &
       Record<string, unknown>;
@@ -39,13 +53,12 @@ export function headerOfJwe(text: string): JweHeader | undefined {
 
 /** The plaintext; `undefined` when anything of it was changed, or sealed under another key. */
 export function openJwe(text: string, key: KeyObject): string | undefined {
-  const [protectedHeader = '', encryptedKey, ...parts] = text.split('.');
-  const [iv, body, tag] = parts.map((part) => Buffer.from(part, 'base64url'));
-  if (parts.length !== 3 || encryptedKey !== '' || iv?.length !== IV_BYTES || tag?.length !== TAG_BYTES || !body)
-    return undefined;
+  const parts = partsOf(text);
+  if (!parts) return undefined;
+  const [header, iv, body, tag] = parts;
   try {
     const decipher = createDecipheriv('aes-256-gcm', key, iv, { authTagLength: TAG_BYTES })
-      .setAAD(Buffer.from(protectedHeader, 'latin1'))
+      .setAAD(Buffer.from(header, 'latin1'))
       .setAuthTag(tag);
     return Buffer.concat([decipher.update(body), decipher.final()]).toString();
   } catch {

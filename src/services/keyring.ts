@@ -103,10 +103,11 @@ export class Keyring {
     const key = this.#key(purpose, sealed.subarray(0, 12).toString('latin1'));
     if (!key) throw new SealError('encrypted under an unknown key');
     try {
-      const decipher = createDecipheriv('aes-256-gcm', this.#object(key), sealed.subarray(12, 24)).setAAD(
-        Buffer.from(aad),
-      );
-      decipher.setAuthTag(sealed.subarray(24, 40));
+      const decipher = createDecipheriv('aes-256-gcm', this.#object(key), sealed.subarray(12, 24), {
+        authTagLength: 16,
+      })
+        .setAAD(Buffer.from(aad))
+        .setAuthTag(sealed.subarray(24, 40));
       return Buffer.concat([decipher.update(sealed.subarray(40)), decipher.final()]);
     } catch {
       throw new SealError('the encrypted value cannot be opened');

@@ -53,6 +53,16 @@ export interface Turned {
   closed: string[];
 }
 
+/** What is added to an endpoint's row. */
+interface Count {
+  endpoint_id: string;
+  attempts: number;
+  failures: number;
+}
+
+const COUNT = { endpoint_id: 'uuid', attempts: 'int', failures: 'int' } as const;
+const uncounted = (endpointId: string): Count => ({ endpoint_id: endpointId, attempts: 0, failures: 0 });
+
 interface Known {
   endpoint_id: string;
   open_until: string | null;
@@ -149,35 +159,36 @@ export class Breakers {
   async count(em: EntityManager, verdicts: readonly Verdict[]): Promise<Turned> {
     const turned: Turned = { opened: [], closed: [] };
     const counts = this.#countsOf(verdicts);
+    const counted = new Set(counts.map(({ endpoint_id }) => endpoint_id));
     const probes = new Map(verdicts.filter((v) => v.probe).map((v) => [v.endpointId, v.failed]));
     if (counts.length === 0 && probes.size === 0) return turned;
     const db = em.getKysely();
-    if (counts.length > 0) {
-      const { rows } = await sql<{ endpoint_id: string }>`
-        with counted as (
-          insert into webhook_breakers as b (endpoint_id, attempts, failures)
-          select endpoint_id, attempts, failures
-          from jsonb_to_recordset(${JSON.stringify(counts)}::jsonb) as r (endpoint_id uuid, attempts int, failures int) order by endpoint_id
-          on conflict (endpoint_id) do update set updated_at = now(),
-            window_started_at = case when ${FRESH} then b.window_started_at else now() end,
-            attempts = case when ${FRESH} then b.attempts else 0 end + excluded.attempts,
-            failures = case when ${FRESH} then b.failures else 0 end + excluded.failures
-          returning endpoint_id, state, attempts, failures
-        )
-        select endpoint_id from counted
-        where state = 'closed' and attempts >= ${MIN_ATTEMPTS} and failures >= ${FAILED_SHARE}::float8 * attempts`.execute(
-        db,
-      );
-      for (const { endpoint_id } of rows) {
-        const until = await this.#openAfter(em, endpoint_id, FIRST_BACKOFF_MS);
-        turned.opened.push({ endpointId: endpoint_id, until });
-      }
+    // One statement locks them all, in one order: a row that it does not find has no breaker that a probe could turn.
+    const touched = [...counts, ...[...probes.keys()].flatMap((id) => (counted.has(id) ? [] : [uncounted(id)]))];
+    const { rows } = await sql<{ endpoint_id: string; opens: boolean }>`
+      insert into webhook_breakers as b (endpoint_id, attempts, failures)
+      select endpoint_id, attempts, failures from ${tableOf(touched, COUNT)} as r (endpoint_id, attempts, failures)
+      where attempts > 0 or exists (select 1 from webhook_breakers known where known.endpoint_id = r.endpoint_id)
+      order by endpoint_id
+      on conflict (endpoint_id) do update set updated_at = now(),
+        window_started_at = case when ${FRESH} then b.window_started_at else now() end,
+        attempts = case when ${FRESH} then b.attempts else 0 end + excluded.attempts,
+        failures = case when ${FRESH} then b.failures else 0 end + excluded.failures
+      returning endpoint_id,
+        state = 'closed' and attempts >= ${MIN_ATTEMPTS} and failures >= ${FAILED_SHARE}::float8 * attempts as opens`.execute(
+      db,
+    );
+    for (const { endpoint_id, opens } of rows) {
+      if (!opens) continue;
+      const until = await this.#openAfter(em, endpoint_id, FIRST_BACKOFF_MS);
+      turned.opened.push({ endpointId: endpoint_id, until });
     }
-    for (const [endpointId, failed] of [...probes].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    for (const { endpoint_id: endpointId } of rows) {
+      const failed = probes.get(endpointId);
       if (failed) {
         const until = await this.#probeFailed(em, endpointId);
         if (until !== undefined) turned.opened.push({ endpointId, until });
-      } else if (await this.#close(em, endpointId)) turned.closed.push(endpointId);
+      } else if (failed === false && (await this.#close(em, endpointId))) turned.closed.push(endpointId);
     }
     const paused = await this.#pause(em, verdicts);
     if (paused || turned.opened.length + turned.closed.length > 0)
@@ -222,11 +233,11 @@ export class Breakers {
   }
 
   /** Attempts and failures by endpoint, of those that failed lately; this is also where failures are remembered. */
-  #countsOf(verdicts: readonly Verdict[]): { endpoint_id: string; attempts: number; failures: number }[] {
+  #countsOf(verdicts: readonly Verdict[]): Count[] {
     const now = performance.now();
     for (const { endpointId, failed } of verdicts) if (failed) this.#failed.set(endpointId, now);
     if (this.#failed.size === 0) return [];
-    const counts = new Map<string, { endpoint_id: string; attempts: number; failures: number }>();
+    const counts = new Map<string, Count>();
     for (const { endpointId, failed } of verdicts) {
       const last = this.#failed.get(endpointId);
       if (last === undefined) continue;
@@ -234,7 +245,7 @@ export class Breakers {
         this.#failed.delete(endpointId);
         continue;
       }
-      const count = counts.get(endpointId) ?? { endpoint_id: endpointId, attempts: 0, failures: 0 };
+      const count = counts.get(endpointId) ?? uncounted(endpointId);
       count.attempts += 1;
       if (failed) count.failures += 1;
       counts.set(endpointId, count);

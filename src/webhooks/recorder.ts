@@ -46,6 +46,8 @@ export interface DeliveryRow {
 export interface Entry {
   /** `insert` for a delivery that had no row yet, `update` for one that was claimed. */
   kind: 'insert' | 'update';
+  /** Of an `update`: the lease it was claimed with. */
+  lease?: string | undefined;
   delivery: DeliveryRow;
   attempt: AttemptRow | null;
   /** Set when the delivery is `failed` because its schedule has ended: subscribers are told with the commit. */
@@ -187,11 +189,11 @@ export class Recorder {
     const inserts = entries.filter(({ kind }) => kind === 'insert');
     const updates = entries.filter(({ kind }) => kind === 'update');
     const failed = [
-      ...(inserts.length > 0 ? (await insert(inserts).execute(db)).rows : []),
-      ...(updates.length > 0 ? (await update(updates).execute(db)).rows : []),
+      ...(inserts.length > 0 ? (await insert(inserts).execute(db)).rows.map(({ id }) => id) : []),
+      ...(updates.length > 0 ? await writeUpdates(em, updates) : []),
     ];
     if (told.length > 0) {
-      const now = new Set(failed.map(({ id }) => id));
+      const now = new Set(failed);
       for (const one of told) if (now.has(one.id)) announceExhausted(emit, one, sequence(one.endpointId));
     }
     const heads = await releaseHeads(em, lines);
@@ -276,6 +278,7 @@ const CHANGE = {
   generation: 'int',
   next_attempt_at: 'timestamptz',
   delivered_at: 'timestamptz',
+  lease: 'timestamptz',
 } as const;
 const ATTEMPT = {
   delivery_id: 'uuid',
@@ -308,16 +311,59 @@ const insert = (entries: Entry[]) => sql<{ id: string }>`
   )
   select id from recorded where status = 'failed'`;
 
-/** The lease ends with the result. A row that was finished by hand meanwhile keeps its state, and the attempt is kept all the same. */
-const update = (entries: Entry[]) => sql<{ id: string }>`
+/**
+ * The lease ends with the result. The row keeps its state when it was finished by hand meanwhile, or when another process
+ * has claimed it since (this one was too late, PostgreSQL was away): then only a success still counts. The attempt is kept
+ * all the same. Tells of those that are failed now and, unless all are, whose attempts are kept.
+ */
+const update = (entries: Entry[], attempts: ReturnType<typeof attemptsOf>) => sql<{
+  failed: string[];
+  kept: string[] | null;
+}>`
   with changed as (
-    update webhook_deliveries d set status = r.status, reason = r.reason, attempts = r.attempts, generation = r.generation,
-      next_attempt_at = r.next_attempt_at, delivered_at = r.delivered_at, lease_until = null,
-      cause = case when r.attempts > d.attempts then 'schedule' else d.cause end
-    from ${tableOf(deliveriesOf(entries), CHANGE)} as r (${CHANGE_NAMES})
-    where d.id = r.id and d.status = 'pending' returning d.id, d.status
+    update webhook_deliveries d set status = r.status, reason = r.reason, attempts = greatest(d.attempts, r.attempts),
+      generation = greatest(d.generation, r.generation), next_attempt_at = r.next_attempt_at, delivered_at = r.delivered_at,
+      lease_until = null, cause = case when r.attempts > d.attempts then 'schedule' else d.cause end
+    from ${tableOf(
+      entries.map(({ delivery, lease }) => ({ ...delivery, lease })),
+      CHANGE,
+    )} as r (${CHANGE_NAMES})
+    where d.id = r.id and d.status = 'pending' and (d.lease_until = r.lease or r.status = 'delivered') returning d.id, d.status
   ), attempted as (
-    insert into webhook_attempts (${ATTEMPT_NAMES}) select * from ${tableOf(attemptsOf(entries), ATTEMPT)}
-    on conflict (delivery_id, number) do nothing
+    insert into webhook_attempts (${ATTEMPT_NAMES}) select * from ${tableOf(attempts, ATTEMPT)}
+    on conflict (delivery_id, number) do nothing returning id
   )
-  select id from changed where status = 'failed'`;
+  select coalesce((select json_agg(id) from changed where status = 'failed'), '[]') as failed,
+    case when (select count(*) from attempted) < ${attempts.length}::int
+      then coalesce((select json_agg(id) from attempted), '[]') end as kept`;
+
+/** Returns the ids of those that are failed now. */
+async function writeUpdates(em: EntityManager, entries: Entry[]): Promise<string[]> {
+  const db = em.getKysely();
+  const attempts = attemptsOf(entries);
+  const { rows } = await update(entries, attempts).execute(db);
+  const [{ failed, kept } = { failed: [], kept: null }] = rows;
+  const left = kept ? attempts.filter(({ id }) => !kept.includes(id)) : [];
+  if (left.length > 0) {
+    await sql`select 1 from webhook_deliveries where id = any(${left.map((a) => a.delivery_id)}::uuid[]) order by id for update`.execute(
+      db,
+    );
+    await keepBehind(left).execute(db);
+  }
+  return failed;
+}
+
+/**
+ * Attempts whose number another process has taken get the next one that is free. One that is there already was written by
+ * a commit whose answer was lost.
+ */
+const keepBehind = (attempts: ReturnType<typeof attemptsOf>) => sql`
+  with kept as (
+    insert into webhook_attempts (${ATTEMPT_NAMES})
+    select a.delivery_id, 1 + (select max(w.number) from webhook_attempts w where w.delivery_id = a.delivery_id), a.id, a.started_at,
+      a.duration_ms, a.status_code, a.error, a.response_body, a.cause
+    from ${tableOf(attempts, ATTEMPT)} as a (${ATTEMPT_NAMES})
+    where not exists (select 1 from webhook_attempts w where w.delivery_id = a.delivery_id and w.id = a.id)
+    on conflict (delivery_id, number) do nothing returning delivery_id, number
+  )
+  update webhook_deliveries d set attempts = greatest(d.attempts, kept.number) from kept where d.id = kept.delivery_id`;

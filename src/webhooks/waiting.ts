@@ -22,6 +22,8 @@ export interface Due {
   cause: Cause;
   /** Attempts that were made before its present schedule began. */
   scheduleFrom: number;
+  /** `lease_until` as this claim has set it, by which its result knows the row; absent while there is no row. */
+  lease?: string;
 }
 
 /** What an attempt may take beyond its endpoint's timeout: signing, and the commit of its result. */
@@ -159,10 +161,11 @@ interface ClaimedRow {
   generation: number;
   cause: Cause;
   schedule_from: number;
+  lease: string;
 }
 
 const CLAIMED = sql`d.id, d.endpoint_id, d.tenant, d.event_id, d.event_type, e.payload, d.correlation_id, d.attempts, d.generation,
-  d.cause, d.schedule_from`;
+  d.cause, d.schedule_from, d.lease_until::text as lease`;
 
 const dueOf = (row: ClaimedRow): Due => ({
   id: row.id,
@@ -176,6 +179,7 @@ const dueOf = (row: ClaimedRow): Due => ({
   generation: row.generation,
   cause: row.cause,
   scheduleFrom: row.schedule_from,
+  lease: row.lease,
 });
 
 interface Later {

@@ -38,11 +38,11 @@ async function begin(drill: Promise<Outcome[]>): Promise<void> {
 describe('nothing accepted is lost', () => {
   // The first: an alarm that a clock has put off comes back when its row is 30 s overdue, which is while the others run.
   test('when clocks jump an hour ahead and behind', { timeout: LIMIT_MS }, async () => {
-    await begin(clock(stage, { seconds: 4, faults: [APART] }));
+    await begin(clock(stage, { seconds: 3, faults: [APART] }));
   });
 
   test('when processes are killed under load', { timeout: LIMIT_MS }, async () => {
-    await begin(kill(stage, { seconds: 4, everyMs: 1000 }));
+    await begin(kill(stage, { seconds: 3.2, everyMs: 800 }));
   });
 
   test('when processes are stopped under load; a second signal ends one at once', { timeout: LIMIT_MS }, async () => {
@@ -52,15 +52,16 @@ describe('nothing accepted is lost', () => {
     expect(ms).toBeLessThan(4000);
   });
 
-  test('when PostgreSQL ends backends, and the network resets connections and swallows what is said', {
-    timeout: LIMIT_MS,
-  }, async () => {
+  test('when PostgreSQL ends backends in mid transaction', { timeout: LIMIT_MS }, async () => {
+    await begin(postgres(stage, { seconds: 2, faults: ['backends'] }));
+  });
+
+  test('when the network resets connections and swallows what is said', { timeout: LIMIT_MS }, async () => {
     const only: Parameters<typeof network>[1]['only'] = [
       ['reset', 'rabbitmq'],
       ['blackhole', 'postgres'],
     ];
-    const cut = network(stage, { seconds: 1, faultMs: 2000, only });
-    await Promise.all([begin(postgres(stage, { seconds: 2, faults: ['backends'] })), begin(cut)]);
+    await begin(network(stage, { seconds: 1, faultMs: 1500, only }));
   });
 
   test('when Redis is emptied and killed with alarms waiting, and poison lies on every queue', {
@@ -68,7 +69,7 @@ describe('nothing accepted is lost', () => {
   }, async () => {
     // Two that do not get in each other's way, and each mostly waits.
     const poisoned = poison(stage, { perQueue: 60, seconds: 60, atOnce: true });
-    await Promise.all([begin(redis(stage, { seconds: 3, together: true })), begin(poisoned)]);
+    await Promise.all([begin(redis(stage, { seconds: 2, together: true })), begin(poisoned)]);
   });
 
   test('when RabbitMQ stops, or loses queues under their consumers', { timeout: LIMIT_MS }, async () => {
@@ -142,7 +143,8 @@ describe('a drill sees what it is there to see', () => {
     worker.without = undefined;
     expect(row.lost).toBe(5);
     expect(passed([row])).toBe(false);
-    await Promise.all([worker.kill().then(() => stage.cluster.revive(worker)), stage.cluster.revive(other)]);
+    await worker.kill();
+    await stage.cluster.revive(worker); // one worker is enough from here on
     // Only the mechanism was missing: with it they arrive.
     expect((await stage.settle(load, 30_000)).lost).toEqual([]);
   });
@@ -157,7 +159,7 @@ describe('a drill sees what it is there to see', () => {
       await channel.purgeQueue(new Topology(stage.cluster.namespace).queue('fanout'));
       await channel.close();
     });
-    await Promise.all(workers.map((it) => stage.cluster.revive(it)));
+    for (const it of workers.slice(0, 1)) await stage.cluster.revive(it);
     await stage.probe(30_000);
     const row = await stage.row({ load, drill: 'purge', what: '', recovered: null, problems: [] }, LOOK_MS);
     expect(row.lost).toBe(5);

@@ -19,8 +19,8 @@ export async function stop(stage: Stage, options: { times: number }): Promise<Ou
     if (!process) break;
     await revivals.get(process.name);
     await pause(500);
-    stage.report(`SIGTERM ${process.name}`);
     const { code, signal, ms } = await process.terminate(DRAIN_MS + CLOSING_MS + 2000);
+    stage.report(`SIGTERM ${process.name}: gone after ${(ms / 1000).toFixed(1)} s`);
     slowest = Math.max(slowest, ms);
     if (code !== 0 || signal) problems.push(`${process.name} ended with ${signal ?? `code ${code}`}:\n${process.log}`);
     if (ms > DRAIN_MS) problems.push(`${process.name} took ${(ms / 1000).toFixed(1)} s to stop`);
@@ -47,9 +47,9 @@ export async function stopTwice(stage: Stage, name: string): Promise<{ ms: numbe
   // Answers that take longer than the drill keep the first SIGTERM busy.
   stage.steady.manner = { delayMs: 6000 };
   try {
-    await load.run({ events: 40, registrations: 0 }, 1);
+    await load.run({ events: 40, registrations: 0 }, 0.7);
     const ended = process.terminate(20_000);
-    await pause(1000);
+    await pause(500);
     const began = performance.now();
     if (!process.up) throw new Error(`${name} had nothing in flight: the drill proves nothing`);
     process.signal('SIGTERM');

@@ -139,7 +139,7 @@ describe('a batch that no patience helps', () => {
     const outcomes: string[] = [];
     const measure = (_: string, outcome: string) => void outcomes.push(outcome);
     const queue = topology.queue('kyc');
-    const batcher = new Batcher(worker, new Detour(publisher, topology, queue), measure, h.log, 1);
+    const batcher = new Batcher(worker, new Detour(publisher, topology, queue), measure, h.log, { patience: 1 });
     await batcher.take(incoming(envelope(event('test.made', z.unknown()), {}, context), 'postponed'));
     expect(outcomes).toEqual(['postponed']);
     const channel = await h.messaging.publisherBroker.model?.createChannel();
@@ -175,7 +175,7 @@ describe('a handler that outlasts its time', () => {
       name: 'late',
       pool: 'registration',
       takes: late,
-      retry: { attempts: 1, baseMs: 10, maxMs: 10 },
+      retry: { attempts: 3, baseMs: 10, maxMs: 10, contentions: 1 },
       timeoutMs: 50,
       async handle({ em, signal }) {
         const own = em.getKysely();

@@ -84,6 +84,23 @@ describe('a round', () => {
       from generate_series(1, 2500) n`.execute(db());
     expect(await purge.round()).toEqual({ events: 2500 });
   });
+
+  test('goes on past a table that cannot be purged, tells of it, and takes it in the next', async () => {
+    await delivery(OLD(), 'delivered');
+    const old = await event(OLD());
+    await sql`insert into signin_locks (key, failures, last_failure_at)
+      values ('purged', 1, now() - interval '3 days')`.execute(db());
+    await harness.database.em.fork().transactional(async (em) => {
+      await sql`lock table events in access exclusive mode`.execute(em.getKysely());
+      expect(await purge.round()).toEqual({ webhook_attempts: 1, webhook_deliveries: 1, signin_locks: 1 });
+    });
+    const warnings = harness.logged.map((line) => JSON.parse(line)).filter(({ msg }) => msg === 'purging later');
+    expect(warnings).toEqual([
+      expect.objectContaining({ level: 'warn', table: 'events', error: expect.stringMatching(/lock/) }),
+    ]);
+    expect(await left('events', 'id')).toEqual([old]);
+    expect(await purge.round()).toEqual({ events: 1 });
+  }, 60_000);
 });
 
 test('no table that grows is read from end to end', async () => {

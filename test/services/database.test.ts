@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import {
   createDatabaseIfMissing,
   type Database,
+  isContention,
   iso,
   isoOrNull,
   isTransient,
@@ -12,6 +13,7 @@ import {
   migrationStatus,
   openDatabase,
 } from '../../src/services/database.ts';
+import { createProxy } from '../queues/proxy.ts';
 
 describe('isTransient', () => {
   const coded = (code: unknown, message = '') => Object.assign(new Error(message), { code });
@@ -63,6 +65,39 @@ describe('isTransient', () => {
     const own = new Error('own');
     own.cause = own;
     expect(isTransient(own)).toBe(false);
+  });
+});
+
+describe('isContention', () => {
+  const coded = (code: string, cause?: unknown) => Object.assign(new Error('no', { cause }), { code });
+
+  test.each([
+    ['57014', 'query_canceled, by statement_timeout'],
+    ['40001', 'serialization_failure'],
+    ['40P01', 'deadlock_detected'],
+    ['53200', 'out_of_memory'],
+    ['55P03', 'lock_not_available'],
+    ['25P03', 'idle_in_transaction_session_timeout'],
+  ])('%s (%s) is, and transient', (code) => {
+    expect(isContention(coded(code))).toBe(true);
+    expect(isContention(coded('', coded(code)))).toBe(true);
+    expect(isTransient(coded(code))).toBe(true);
+  });
+
+  test.each([
+    ['53300', 'too_many_connections'],
+    ['53000', 'insufficient_resources'],
+    ['53100', 'disk_full'],
+    ['08006', 'connection_failure'],
+    ['57P01', 'admin_shutdown'],
+    ['ECONNRESET', 'connection reset'],
+    ['23505', 'unique_violation'],
+  ])('%s (%s) is not', (code) => expect(isContention(coded(code))).toBe(false));
+
+  test('nor is one on a connection that was lost, nor waiting for one', () => {
+    expect(isContention(coded('57014', new Error('Connection terminated unexpectedly')))).toBe(false);
+    expect(isContention(new Error('timeout exceeded when trying to connect'))).toBe(false);
+    expect(isContention(undefined)).toBe(false);
   });
 });
 
@@ -156,4 +191,31 @@ describe('a database', () => {
       await orm.close(true);
     }
   });
+});
+
+test('a connection that is lost inside a transaction gives its place in the pool back', async () => {
+  const orm = await openDatabase(inject('databaseUrl'), { entities: [], poolSize: 1 });
+  const cutOff = () =>
+    orm.em.fork().transactional(async (outer) =>
+      outer.transactional(async (em) => {
+        await sql`select pg_terminate_backend(pg_backend_pid())`.execute(em.getKysely());
+      }),
+    );
+  for (let n = 0; n < 3; n += 1) await expect(cutOff()).rejects.toMatchObject({ code: '57P01' });
+  const { rows } = await sql`select 1 as one`.execute(orm.em.fork().getKysely());
+  expect(rows).toEqual([{ one: 1 }]);
+  await orm.close(true);
+});
+
+test('so does one on which no transaction could begin', async () => {
+  const proxy = await createProxy(inject('databaseUrl'));
+  const orm = await openDatabase(proxy.url, { entities: [], poolSize: 1, silenceMs: 4000 });
+  const one = () => orm.em.fork().transactional((em) => sql`select 1 as one`.execute(em.getKysely()));
+  await one();
+  proxy.mute();
+  await expect(one()).rejects.toThrow(/Connection terminated/);
+  proxy.open();
+  expect((await one()).rows).toEqual([{ one: 1 }]);
+  await orm.close(true);
+  await proxy.close();
 });

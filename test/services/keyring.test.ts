@@ -53,6 +53,39 @@ describe('a sealed value', () => {
     await expect(keyring.open('command', sealed)).rejects.toThrow(SealError);
   });
 
+  test.each([
+    ['padding', (part: string) => `${part}=`],
+    ['a space', (part: string) => ` ${part}`],
+    ['a line break at the end', (part: string) => `${part}\n`],
+    ['characters of no alphabet', (part: string) => `${part.slice(0, 2)}!*${part.slice(2)}`],
+  ])('does not open with %s in any of its parts', async (_, change) => {
+    const keyring = new Keyring(first);
+    const parts = (await keyring.seal('command', 'some text')).split('.');
+    for (const at of [0, 2, 3, 4]) {
+      const other = parts.map((part, i) => (i === at ? change(part) : part)).join('.');
+      await expect(keyring.open('command', other), `part ${at}`).rejects.toThrow('not a sealed value');
+    }
+  });
+
+  test('does not open in the alphabet of plain base64, or with bits after its last byte', async () => {
+    const keyring = new Keyring(first);
+    for (const part of [2, 3, 4]) {
+      const texts = await Promise.all(Array.from({ length: 200 }, () => keyring.seal('command', 'some text')));
+      const sealed = texts.find((text) => /[-_]/.test(text.split('.')[part] ?? '')) ?? '';
+      const plain = sealed.split('.').map((p, i) => (i === part ? p.replaceAll('-', '+').replaceAll('_', '/') : p));
+      await expect(keyring.open('command', plain.join('.'))).rejects.toThrow('not a sealed value');
+    }
+    // A tag of 16 bytes ends in a character of which four bits say nothing.
+    const sealed = await keyring.seal('command', 'some text');
+    const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
+    const last = alphabet[alphabet.indexOf(sealed.at(-1) ?? '') + 1];
+    const tag = `${sealed.slice(0, -1)}${last}`;
+    expect(Buffer.from(tag.split('.')[4] ?? '', 'base64url')).toEqual(
+      Buffer.from(sealed.split('.')[4] ?? '', 'base64url'),
+    );
+    await expect(keyring.open('command', tag)).rejects.toThrow(SealError);
+  });
+
   test('is another one each time', async () => {
     const keyring = new Keyring(first);
     expect(await keyring.seal('command', 'a')).not.toBe(await keyring.seal('command', 'a'));

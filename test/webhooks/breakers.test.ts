@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { newId } from '../../src/domain/ids.ts';
 import { createLogger } from '../../src/services/logger.ts';
 import { advanceOldest, Breakers, bringBack, type Turned } from '../../src/webhooks/breakers.ts';
+import { eventually } from '../harness.ts';
 import { type EndpointBench, openEndpointBench } from './endpoint-bench.ts';
 
 let bench: EndpointBench;
@@ -89,6 +90,39 @@ describe('counting', () => {
       }>`select count(*)::int as n from webhook_breakers where endpoint_id = any(${ids}::uuid[]) and state = 'open' and failures = 20`,
     );
     expect(n).toBe(20);
+  });
+
+  it('nor when one of them counts what another one probes', async () => {
+    const [first, middle, last] = Array.from({ length: 3 }, () => newId()).sort() as [string, string, string];
+    const commit = (breakers: Breakers, verdicts: { endpointId: string; failed: boolean; probe: boolean }[]) =>
+      bench.database.em.fork().transactional((em) => breakers.count(em, verdicts));
+    const failed = [first, middle, last].map((id) => ({ endpointId: id, failed: true, probe: false }));
+    await commit(other, Array(20).fill(failed).flat());
+    const waiting = (n: number) =>
+      eventually(async () => {
+        const [row] = await bench.query(
+          sql<{
+            n: number;
+          }>`select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+        );
+        return row?.n === n;
+      }, `${n} wait for a lock`);
+    let commits: Promise<Turned>[] = [];
+    await bench.database.em.fork().transactional(async (em) => {
+      await sql`select 1 from webhook_breakers where endpoint_id = ${middle} for update`.execute(em.getKysely());
+      commits = [commit(other, failed)];
+      await waiting(1);
+      // It knows of no failure of the first one: of that it reports a probe and no count.
+      const probed = { endpointId: first, failed: false, probe: true };
+      commits.push(commit(one, [{ endpointId: last, failed: true, probe: false }, probed]));
+      await waiting(2);
+    });
+    expect((await Promise.all(commits)).map(({ closed }) => closed)).toEqual([[], [first]]);
+  });
+
+  it('makes no row for an endpoint that a probe finds well', async () => {
+    expect(await record(one, 0, 1, true)).toEqual({ opened: [], closed: [] });
+    expect(await row()).toBeUndefined();
   });
 });
 

@@ -179,9 +179,12 @@ export function operationRoutes(deps: OperationDeps): ApiRouter {
     const { id } = c.req.valid('param');
     const preferences = preferencesOf(c.req.header('prefer'));
     const wait = preferences.waitMs ?? 0;
-    let seen = await look(c, deps, id, 0, mayRead);
-    if (wait === 0 && isDiscreet(c, seen.row) && (await grown(id))) seen = await look(c, deps, id, 0, mayRead);
-    if (!isFinished(seen.record) && wait > 0) seen = await look(c, deps, id, wait, mayRead);
+    const began = performance.now();
+    let seen = await look(c, deps, id, mayRead, { withinMs: wait });
+    if (wait === 0 && isDiscreet(c, seen.row) && (await grown(id))) seen = await look(c, deps, id, mayRead);
+    const left = wait - (performance.now() - began);
+    if (!isFinished(seen.record) && left > 0)
+      seen = await look(c, deps, id, mayRead, { waitMs: left, before: seen.row });
     if (isDiscreet(c, seen.row)) await grown(id);
     acknowledge(c, { ...preferences, applied: preferences.applied.filter((name) => name.startsWith('wait=')) });
     return ok(c, seen.record, isFinished(seen.record) ? {} : { headers: { 'Retry-After': '1' } });
@@ -189,7 +192,7 @@ export function operationRoutes(deps: OperationDeps): ApiRouter {
 
   router.openapi(routes.trail, async (c) => {
     const { id } = c.req.valid('param');
-    const { row, record } = await look(c, deps, id, 0, mayFollow);
+    const { row, record } = await look(c, deps, id, mayFollow);
     const full = isStaff(c) && c.get('client') === undefined;
     const found = await trail(() => deps.database.em.fork(), { correlationId: id, operation: { id, row }, full });
     return ok(c, { operation: record, ...found });
@@ -235,15 +238,22 @@ function shownTo(c: ApiContext, row: OperationRow): OperationRecord {
   return whole && result !== undefined ? { ...rest, result } : rest;
 }
 
-/** The operation as it is, or as it is once finished or `waitMs` are over. 404 for whoever may not see it. */
+/**
+ * The operation as it is, or as it is once finished or `waitMs` are over; as it was `before`, or as if no worker had
+ * written of it, when PostgreSQL does not tell in time. 404 for whoever may not see it.
+ */
 async function look(
   c: ApiContext,
   deps: OperationDeps,
   id: string,
-  waitMs: number,
   may: (c: ApiContext, row: OperationRow | undefined) => boolean,
+  {
+    waitMs = 0,
+    withinMs = waitMs,
+    before,
+  }: { waitMs?: number; withinMs?: number; before?: OperationRow | undefined } = {},
 ): Promise<{ row: OperationRow | undefined; record: OperationRecord }> {
-  const row = await deps.commands.await(id, waitMs);
+  const row = (await deps.commands.await(id, waitMs, withinMs)) ?? before;
   const issued = row ? undefined : deps.operationIds.read(id);
   const known =
     row !== undefined || (issued !== undefined && issued.at > currentTime() - deps.config.retention.operations);

@@ -109,6 +109,10 @@ export const WebhookDelivery = defineEntity({
       expression: `create index idx_webhook_deliveries_due on webhook_deliveries (next_attempt_at) where status = 'pending'`,
     },
     {
+      name: 'idx_webhook_deliveries_overdue',
+      expression: `create index idx_webhook_deliveries_overdue on webhook_deliveries (next_attempt_at) where status = 'pending' and reason is distinct from 'endpoint busy'`,
+    },
+    {
       name: 'idx_webhook_deliveries_unfinished',
       expression: `create index idx_webhook_deliveries_unfinished on webhook_deliveries (status, created_at desc) where status <> 'delivered'`,
     },

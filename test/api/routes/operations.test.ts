@@ -142,7 +142,24 @@ describe('an operation', () => {
     await sql`insert into operations (id, type, status, caller, attempts, created_at, started_at)
       values (${id}, 'test.deed', 'running', 'anonymous', 1, now(), now())`.execute(h.database.em.fork().getKysely());
     expect((await call(`/${id}`)).body.data).toMatchObject({ status: 'running', type: 'test.deed' });
+    const waited = await call(`/${id}`, '', { prefer: 'wait=1' });
+    expect(waited.body.data).toMatchObject({ status: 'running', type: 'test.deed' });
   });
+
+  it('is accepted when PostgreSQL does not tell of it in the time of a wait', async () => {
+    const operationId = ids.issue('test.deed');
+    const context = { requestId: 'req-8', correlationId: operationId, actor: ANONYMOUS };
+    // All of these answer while the table is still locked, or the test runs out of its time.
+    await h.database.em.fork().transactional(async (em) => {
+      await sql`lock table operations in access exclusive mode`.execute(em.getKysely());
+      const sent = h.messaging.commands.send(deed, { answer: 'done' }, context, { operationId, waitMs: 500 });
+      expect(await sent).toEqual({ operationId, operation: undefined });
+      expect(await h.messaging.commands.await(operationId, 500)).toBeUndefined();
+      const { status, headers, body } = await call(`/${operationId}`, '', { prefer: 'wait=1' });
+      expect([status, headers.get('retry-after'), body.data.status]).toEqual([200, '1', 'accepted']);
+    });
+    expect(await h.messaging.commands.await(operationId, 20_000)).toMatchObject({ status: 'succeeded' });
+  }, 40_000);
 
   it('is not there when it was never issued, or so long ago that its row is gone', async () => {
     const old = ids.issue(undefined, Date.now() - 3_601_000);

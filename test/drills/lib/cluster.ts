@@ -140,7 +140,10 @@ export class Cluster {
     const cluster = new Cluster({ postgres, redis, rabbitmq });
     try {
       options.report?.(`starting PostgreSQL, Redis and RabbitMQ in ${cluster.directory}`);
-      await Promise.all([...Object.values(cluster.servers).map((server) => server.start()), compile(cluster.directory)]);
+      await Promise.all([
+        ...Object.values(cluster.servers).map((server) => server.start()),
+        compile(cluster.directory),
+      ]);
       await cluster.#migrate();
       options.report?.(`starting ${Object.keys(options.layout).length} processes`);
       cluster.#env = { SECRETS_KEY: randomBytes(32).toString('base64'), SMTP_URL: options.smtpUrl, ...options.env };
