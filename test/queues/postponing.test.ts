@@ -233,6 +233,8 @@ describe('a letter', () => {
     await detour().bury(message, 'again');
     await detour().bury({ ...message, headers: { [HEADERS.replayOf]: newId() } }, 'after a replay');
     await eventually(async () => (await lettersOf(id)).some(({ reason }) => reason === 'after a replay'), 'the last');
-    expect((await lettersOf(id)).map(({ reason }) => reason).toSorted()).toEqual(['after a replay', 'first']);
+    // Which of the two burials is taken first is open: letters are taken side by side.
+    const reasons = (await lettersOf(id)).map(({ reason }) => reason).toSorted();
+    expect(reasons).toEqual(['after a replay', expect.stringMatching(/^(?:first|again)$/)]);
   });
 });
