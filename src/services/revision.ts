@@ -1,5 +1,6 @@
 import { sql } from 'kysely';
 import type { Database, EntityManager } from './database.ts';
+import { SharedLook } from './shared-look.ts';
 
 /** How long something in memory counts as current without a look at its revision, in ms. */
 export const CACHE_LIFE_MS = 1000;
@@ -28,8 +29,7 @@ export class RevisionWatch {
   /** When the look that made it fresh began. */
   #lookedAt = Number.NEGATIVE_INFINITY;
   #noticed = 0;
-  #running: Promise<string> | undefined;
-  #next: Promise<string> | undefined;
+  readonly #looks = new SharedLook(() => this.#read());
 
   /** Without `notices` every call looks. */
   constructor(database: Database, name: Revised, notices?: RevisionNotices) {
@@ -47,26 +47,7 @@ export class RevisionWatch {
     const now = performance.now();
     const since = this.#notices?.since;
     const hearing = since !== undefined && now - since >= CACHE_LIFE_MS;
-    return hearing && now - this.#lookedAt < CACHE_LIFE_MS ? this.#revision : this.#look();
-  }
-
-  /** Callers that come while one looks share the next look: the present one may have read before their change. */
-  #look(): Promise<string> {
-    if (this.#running === undefined) return this.#run();
-    const again = () => {
-      this.#next = undefined;
-      return this.#running ?? this.#run();
-    };
-    this.#next ??= this.#running.then(again, again);
-    return this.#next;
-  }
-
-  #run(): Promise<string> {
-    const running = this.#read().finally(() => {
-      if (this.#running === running) this.#running = undefined;
-    });
-    this.#running = running;
-    return running;
+    return hearing && now - this.#lookedAt < CACHE_LIFE_MS ? this.#revision : this.#looks.now();
   }
 
   async #read(): Promise<string> {

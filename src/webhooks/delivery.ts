@@ -12,6 +12,7 @@ import { attempt, isOurs, type Sent } from './attempt.ts';
 import { type Awaited, advanceOldest, Breakers, bringBack, type Turned } from './breakers.ts';
 import { Budget } from './budget.ts';
 import { type Chunk, mayBeRecorded } from './chunk.ts';
+import type { AttemptRecord } from './deliveries.ts';
 import type { ActiveEndpoint, EndpointDirectory } from './directory.ts';
 import { DISABLE_AFTER_MS, FailureWatch } from './failing.ts';
 import { Gate, isByHand } from './gate.ts';
@@ -21,7 +22,7 @@ import { disableAndTell } from './owner.ts';
 import { fresh, type Parcel } from './parcel.ts';
 import { type Pulled, Pump } from './pump.ts';
 import { EndpointRates } from './rate.ts';
-import { type AttemptRow, type DeliveryRow, Recorder } from './recorder.ts';
+import { type DeliveryRow, Recorder } from './recorder.ts';
 import { boundedDelay, nextDelay, retryAfterMs, type Schedule } from './schedule.ts';
 import type { Sender } from './sender.ts';
 import { Throttles } from './throttle.ts';
@@ -295,7 +296,7 @@ export class Deliveries {
   async #settle(parcel: Parcel, endpoint: ActiveEndpoint, sent: Sent): Promise<void> {
     const { startedAt, attempted, outcome } = sent;
     const number = parcel.attempts + 1;
-    const attempt: AttemptRow = {
+    const attempt: AttemptRecord = {
       id: newId(),
       number,
       started_at: startedAt.toISOString(),
@@ -354,7 +355,7 @@ export class Deliveries {
   async #record(
     parcel: Parcel,
     change: Change,
-    made: { attempt: AttemptRow; sent: Sent; exhausted: boolean } | null = null,
+    made: { attempt: AttemptRecord; sent: Sent; exhausted: boolean } | null = null,
   ): Promise<void> {
     const delivery: DeliveryRow = {
       id: parcel.id,

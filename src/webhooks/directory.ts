@@ -2,6 +2,7 @@ import type { KeyObject } from 'node:crypto';
 import { sql } from 'kysely';
 import type { Database, EntityManager } from '../services/database.ts';
 import type { Keyring } from '../services/keyring.ts';
+import { SharedLook } from '../services/shared-look.ts';
 import { loadSecrets, type OpenedSecret, type SignatureSetting, schemesOf } from './secrets.ts';
 import type { SigningKey } from './signature.ts';
 
@@ -69,9 +70,8 @@ export class EndpointDirectory {
   readonly #database: Database;
   readonly #keyring: Keyring;
   readonly #onUnreadable: (endpointId: string, error: Error) => void;
+  readonly #looks = new SharedLook(() => this.#look());
   #state: State | undefined;
-  #running: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
 
   /** `onUnreadable` hears of each secret that cannot be opened, at each reload. */
   constructor(
@@ -86,18 +86,10 @@ export class EndpointDirectory {
 
   /**
    * Makes the directory show everything that was committed before this call: one cheap query when nothing changed, a
-   * reload of all endpoints otherwise. Callers that come while one looks share the next look: the present one may have
-   * read the revision before their change. Rejects when PostgreSQL cannot be asked; what was loaded then stays.
+   * reload of all endpoints otherwise. Rejects when PostgreSQL cannot be asked; what was loaded then stays.
    */
   refresh(): Promise<void> {
-    if (this.#running === undefined) return this.#run();
-    const again = () => {
-      this.#next = undefined;
-      // A look that somebody began in between began after everyone who waits here had come.
-      return this.#running ?? this.#run();
-    };
-    this.#next ??= this.#running.then(again, again);
-    return this.#next;
+    return this.#looks.now();
   }
 
   /** The endpoint, disabled or not; undefined when it was deleted or never was. */
@@ -127,14 +119,6 @@ export class EndpointDirectory {
     if (state.matched.size >= MAX_REMEMBERED) state.matched.clear();
     state.matched.set(key, found);
     return found;
-  }
-
-  #run(): Promise<void> {
-    const running = this.#look().finally(() => {
-      if (this.#running === running) this.#running = undefined;
-    });
-    this.#running = running;
-    return running;
   }
 
   async #look(): Promise<void> {

@@ -8,22 +8,10 @@ import type { Logger } from '../services/logger.ts';
 import { tableOf } from '../services/rows.ts';
 import { backoffMs, pause } from '../services/service.ts';
 import type { Breakers, Turned, Verdict } from './breakers.ts';
+import type { AttemptRecord } from './deliveries.ts';
 import { announceExhausted, type Exhausted, isTold, takeSequences } from './exhausted.ts';
 import { type LineKey, linesOf, lockLines, releaseHeads } from './order.ts';
 import { standings } from './standstill.ts';
-import type { Cause } from './waiting.ts';
-
-/** One attempt, as its row. */
-export interface AttemptRow {
-  id: string;
-  number: number;
-  started_at: string;
-  duration_ms: number;
-  status_code: number | null;
-  error: string | null;
-  response_body: string | null;
-  cause: Cause;
-}
 
 /** A delivery's state after something happened to it. */
 export interface DeliveryRow {
@@ -49,7 +37,7 @@ export interface Entry {
   /** Of an `update`: the lease it was claimed with. */
   lease?: string | undefined;
   delivery: DeliveryRow;
-  attempt: AttemptRow | null;
+  attempt: AttemptRecord | null;
   /** Set when the delivery is `failed` because its schedule has ended: subscribers are told with the commit. */
   exhausted?: Exhausted | undefined;
   /** Set when it keeps an order: its end lets the next one of this line go. */
@@ -297,7 +285,7 @@ const CHANGE_NAMES = namesOf(CHANGE);
 const ATTEMPT_NAMES = namesOf(ATTEMPT);
 
 const deliveriesOf = (entries: Entry[]): DeliveryRow[] => entries.map(({ delivery }) => delivery);
-const attemptsOf = (entries: Entry[]): (AttemptRow & { delivery_id: string })[] =>
+const attemptsOf = (entries: Entry[]): (AttemptRecord & { delivery_id: string })[] =>
   entries.flatMap(({ delivery, attempt }) => (attempt ? [{ delivery_id: delivery.id, ...attempt }] : []));
 
 /** Deliveries and attempts in one statement, which tells of those that are failed now; the attempt of a delivery that is recorded already is dropped with it. */

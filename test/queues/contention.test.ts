@@ -8,13 +8,11 @@ import { done, onward } from '../../src/domain/messages/outcome.ts';
 import { findOperation } from '../../src/domain/operations/operations.ts';
 import { Batcher } from '../../src/queues/batch.ts';
 import type { Incoming } from '../../src/queues/consumer.ts';
-import { Detour } from '../../src/queues/detour.ts';
-import { execute } from '../../src/queues/execute.ts';
-import { Group } from '../../src/queues/group.ts';
 import { HEADERS } from '../../src/queues/incoming.ts';
 import { defineBatchWorker, defineWorker, type MessageWorker, type Retry } from '../../src/queues/worker.ts';
 import type { EntityManager } from '../../src/services/database.ts';
 import { createHarness, eventually, type Harness } from '../harness.ts';
+import { detourOf, through as pipe } from './pipeline.ts';
 
 const slow = command('test.slow', z.strictObject({}));
 const quick = command('test.quick', z.strictObject({}));
@@ -72,7 +70,7 @@ const letterOf = (messageId: string) =>
 
 /** Nobody consumes this queue, so what a detour sends back can be taken from it. */
 const queue = () => h.messaging.topology.queue('kyc');
-const detour = () => new Detour(h.messaging.publisher, h.messaging.topology, queue());
+const detour = () => detourOf(h, 'kyc');
 async function comesBack(messageId: string): Promise<Incoming> {
   const channel = await h.messaging.publisherBroker.model?.createChannel();
   const got = await eventually(
@@ -109,23 +107,7 @@ function scripted(retry: Partial<Retry>, steps: ((em: EntityManager) => Promise<
     },
   });
 }
-/** One message through the pipeline; returns what it was measured as. */
-async function through(worker: MessageWorker, message: Incoming): Promise<string> {
-  let measured = '';
-  await execute(message, {
-    database: h.database,
-    group: new Group({ database: h.database, wake: () => undefined, log: h.log }),
-    detour: detour(),
-    workers: new Map([[worker.takes.type, worker]]),
-    notify: () => undefined,
-    wake: () => undefined,
-    measure: (_, outcome) => {
-      measured = outcome;
-    },
-    log: h.log,
-  });
-  return measured;
-}
+const through = (worker: MessageWorker, message: Incoming) => pipe(h, 'kyc', worker, message);
 const first = (id: string) => incoming(envelope(slow, {}, context, { id }), id);
 const attempt = (n: number, contentions?: number) => ({
   [HEADERS.attempt]: n,

@@ -8,8 +8,6 @@ import { discard, done, type Outcome, retryIn } from '../../src/domain/messages/
 import { Batcher } from '../../src/queues/batch.ts';
 import type { Incoming } from '../../src/queues/consumer.ts';
 import { Detour } from '../../src/queues/detour.ts';
-import { execute } from '../../src/queues/execute.ts';
-import { Group } from '../../src/queues/group.ts';
 import { HEADERS } from '../../src/queues/incoming.ts';
 import {
   defineAlarmWorker,
@@ -19,6 +17,7 @@ import {
   type MessageWorker,
 } from '../../src/queues/worker.ts';
 import { createHarness, eventually, type Harness } from '../harness.ts';
+import { detourOf, through as pipe } from './pipeline.ts';
 
 const away = () => Object.assign(new Error('PostgreSQL is away'), { code: 'ECONNREFUSED' });
 const hang = () => new Promise<never>(() => undefined);
@@ -86,27 +85,8 @@ const incoming = (body: unknown, messageId = newId(), headers: Record<string, un
   routingKey: '',
   receivedAt: 0,
 });
-const detour = () => {
-  const { publisher, topology } = h.messaging;
-  return new Detour(publisher, topology, topology.queue('registration'));
-};
-/** One message through the pipeline; returns what it was measured as. */
-async function through(worker: MessageWorker, message: Incoming): Promise<string> {
-  let measured = '';
-  await execute(message, {
-    database: h.database,
-    group: new Group({ database: h.database, wake: () => undefined, log: h.log }),
-    detour: detour(),
-    workers: new Map([[worker.takes.type, worker]]),
-    notify: () => undefined,
-    wake: () => undefined,
-    measure: (_, outcome) => {
-      measured = outcome;
-    },
-    log: h.log,
-  });
-  return measured;
-}
+const detour = () => detourOf(h, 'registration');
+const through = (worker: MessageWorker, message: Incoming) => pipe(h, 'registration', worker, message);
 
 describe('while a service is away', () => {
   it('a chunk waits in the delay queues, told as a repeat, and is not given back to the broker', async () => {
