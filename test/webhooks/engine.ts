@@ -1,7 +1,8 @@
 import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
-import { sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import { Registry } from 'prom-client';
+import { afterAll, afterEach, beforeAll } from 'vitest';
 import { z } from 'zod';
 import { EventTypeDirectory } from '../../src/domain/events/type-directory.ts';
 import { newId } from '../../src/domain/ids.ts';
@@ -169,6 +170,39 @@ function compose({ config, database, keyring, metrics, log }: Harness, messaging
     retryWebhooks({ deliveries }),
   ];
   return { allow, sender, workers };
+}
+
+/**
+ * An engine for the tests of one file, under `env`, and subscribers for each of them. What a test has subscribed is gone
+ * after it; with `failOpen` what it left undelivered is given up as well.
+ */
+export function engineOfFile({ env, failOpen }: { env?: Record<string, string>; failOpen?: boolean } = {}) {
+  const subscribers: Subscriber[] = [];
+  let engine: Engine;
+  const query = async <T>(text: RawBuilder<T>) => (await text.execute(engine.database.em.fork().getKysely())).rows;
+  const reload = () => query(sql`update revisions set revision = revision + 1 where name = 'endpoints'`);
+  beforeAll(async () => {
+    engine = await startEngine(env);
+  });
+  afterAll(() => engine.close());
+  afterEach(async () => {
+    await query(sql`update webhook_endpoints set deleted_at = now()`);
+    if (failOpen) await query(sql`update webhook_deliveries set status = 'failed' where status in ('pending', 'held')`);
+    await reload();
+    for (const one of subscribers.splice(0)) await one.close();
+  });
+  return {
+    /** Once the file's tests have begun. */
+    started: () => engine,
+    async subscriber(answer?: (request: Received, nth: number) => Answer): Promise<Subscriber> {
+      const one = await startSubscriber(answer);
+      subscribers.push(one);
+      return one;
+    },
+    query,
+    /** Makes every directory look at the endpoints again. */
+    reload,
+  };
 }
 
 /** Another process's share of the engine's work, with connections of its own. `cut` breaks those to RabbitMQ. */

@@ -1,5 +1,5 @@
 import { sql } from 'kysely';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { newId } from '../../src/domain/ids.ts';
 import { SYSTEM } from '../../src/domain/messages/envelope.ts';
 import { parseAllowNetworks } from '../../src/webhooks/addresses.ts';
@@ -7,28 +7,15 @@ import { updateEndpoint } from '../../src/webhooks/endpoints.ts';
 import { fanOut } from '../../src/webhooks/fanout.ts';
 import { settleStranded } from '../../src/webhooks/standstill.ts';
 import { eventually } from '../harness.ts';
-import { type Answer, type Engine, type Received, type Subscriber, startEngine, startSubscriber } from './engine.ts';
+import { type Engine, engineOfFile } from './engine.ts';
 
-let engine: Engine;
-const subscribers: Subscriber[] = [];
-const subscriber = async (answer?: (request: Received, nth: number) => Answer) => {
-  const one = await startSubscriber(answer);
-  subscribers.push(one);
-  return one;
-};
-const query = async <T>(text: ReturnType<typeof sql<T>>) =>
-  (await text.execute(engine.database.em.fork().getKysely())).rows;
-const reload = () => query(sql`update revisions set revision = revision + 1 where name = 'endpoints'`);
-
-beforeAll(async () => {
-  engine = await startEngine({ WEBHOOK_RETRY_SCHEDULE: '1s,1s,1s,1s' });
+const { started, subscriber, query, reload } = engineOfFile({
+  env: { WEBHOOK_RETRY_SCHEDULE: '1s,1s,1s,1s' },
+  failOpen: true,
 });
-afterAll(() => engine.close());
-afterEach(async () => {
-  await query(sql`update webhook_endpoints set deleted_at = now()`);
-  await query(sql`update webhook_deliveries set status = 'failed' where status in ('pending', 'held')`);
-  await reload();
-  for (const one of subscribers.splice(0)) await one.close();
+let engine: Engine;
+beforeAll(() => {
+  engine = started();
 });
 
 const deliveryOf = async (eventId: string) => (await engine.deliveries()).find((d) => d.event_id === eventId);

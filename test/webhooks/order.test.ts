@@ -1,41 +1,17 @@
 import { sql } from 'kysely';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { newId } from '../../src/domain/ids.ts';
 import { SYSTEM } from '../../src/domain/messages/envelope.ts';
 import { parseAllowNetworks } from '../../src/webhooks/addresses.ts';
 import { updateEndpoint } from '../../src/webhooks/endpoints.ts';
 import { releaseWaiting } from '../../src/webhooks/order.ts';
 import { eventually } from '../harness.ts';
-import {
-  type Answer,
-  cut,
-  type Engine,
-  joinEngine,
-  type Received,
-  type Subscriber,
-  startEngine,
-  startSubscriber,
-} from './engine.ts';
+import { cut, type Engine, engineOfFile, joinEngine, type Received } from './engine.ts';
 
+const { started, subscriber, query } = engineOfFile({ env: { WEBHOOK_RETRY_SCHEDULE: '300ms,300ms' }, failOpen: true });
 let engine: Engine;
-const subscribers: Subscriber[] = [];
-const subscriber = async (answer?: (request: Received, nth: number) => Answer) => {
-  const one = await startSubscriber(answer);
-  subscribers.push(one);
-  return one;
-};
-const query = async <T>(text: ReturnType<typeof sql<T>>) =>
-  (await text.execute(engine.database.em.fork().getKysely())).rows;
-
-beforeAll(async () => {
-  engine = await startEngine({ WEBHOOK_RETRY_SCHEDULE: '300ms,300ms' });
-});
-afterAll(() => engine.close());
-afterEach(async () => {
-  await query(sql`update webhook_endpoints set deleted_at = now()`);
-  await query(sql`update webhook_deliveries set status = 'failed' where status in ('pending', 'held')`);
-  await query(sql`update revisions set revision = revision + 1 where name = 'endpoints'`);
-  for (const one of subscribers.splice(0)) await one.close();
+beforeAll(() => {
+  engine = started();
 });
 
 const keyOf = ({ body }: Received): string => JSON.parse(body).data.key;

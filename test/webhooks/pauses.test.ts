@@ -1,5 +1,5 @@
 import { sql } from 'kysely';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { SYSTEM } from '../../src/domain/messages/envelope.ts';
 import { createLogger } from '../../src/services/logger.ts';
 import { Breakers } from '../../src/webhooks/breakers.ts';
@@ -7,35 +7,13 @@ import { getDelivery } from '../../src/webhooks/deliveries.ts';
 import { sendTestEvent } from '../../src/webhooks/test-event.ts';
 import { Throttles } from '../../src/webhooks/throttle.ts';
 import { eventually } from '../harness.ts';
-import {
-  type Answer,
-  type Engine,
-  joinEngine,
-  type Received,
-  type Subscriber,
-  startEngine,
-  startSubscriber,
-} from './engine.ts';
+import { type Engine, engineOfFile, joinEngine } from './engine.ts';
 
 /** What leaves an endpoint alone, in all processes, and what passes it. */
+const { started, subscriber, query } = engineOfFile();
 let engine: Engine;
-const subscribers: Subscriber[] = [];
-const subscriber = async (answer?: (request: Received, nth: number) => Answer) => {
-  const one = await startSubscriber(answer);
-  subscribers.push(one);
-  return one;
-};
-const query = async <T>(text: ReturnType<typeof sql<T>>) =>
-  (await text.execute(engine.database.em.fork().getKysely())).rows;
-
-beforeAll(async () => {
-  engine = await startEngine();
-});
-afterAll(() => engine.close());
-afterEach(async () => {
-  await query(sql`update webhook_endpoints set deleted_at = now()`);
-  await query(sql`update revisions set revision = revision + 1 where name = 'endpoints'`);
-  for (const one of subscribers.splice(0)) await one.close();
+beforeAll(() => {
+  engine = started();
 });
 
 const deliveryOf = (eventId: string) =>
