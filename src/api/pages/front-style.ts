@@ -1,19 +1,11 @@
+import { HUES } from './palette.ts';
+
 /** The front page's stylesheet: a consignment note, ruled into cells, in the reader's light or dark. */
 export const FRONT_STYLE = `
 :root {
   color-scheme: light dark;
   --desk: light-dark(#e3e6e8, #0d0f11);
-  --paper: light-dark(#fdfdfc, #16191c);
-  --ink: light-dark(#14181b, #e9ecee);
-  --soft: light-dark(#555f66, #9aa5ad);
-  --rule: light-dark(#14181b, #59636a);
-  --hair: light-dark(#d3d8db, #2b3136);
-  --fill: light-dark(#eef1f2, #1e2327);
-  --mark: #ffd21f;
-  --ok: light-dark(#0c7a43, #4fcf8b);
-  --bad: light-dark(#b3261e, #ff8a80);
-  --wait: light-dark(#8a5a00, #f0b849);
-  --mono: ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace;
+  ${HUES}
 }
 *, *::before, *::after { box-sizing: border-box; }
 [hidden] { display: none !important; }

@@ -1,15 +1,11 @@
+import { HUES } from './palette.ts';
+
 /** The style sheet of the pages that mailed links open: one slip of the front page's form, light or dark. */
 export const VERIFY_STYLE = `
 :root {
   color-scheme: light dark;
   --desk: light-dark(#e3e6e8, #0d0f11);
-  --paper: light-dark(#fdfdfc, #16191c);
-  --ink: light-dark(#14181b, #e9ecee);
-  --soft: light-dark(#555f66, #9aa5ad);
-  --rule: light-dark(#14181b, #59636a);
-  --mark: #ffd21f;
-  --ok: light-dark(#0c7a43, #4fcf8b);
-  --bad: light-dark(#b3261e, #ff8a80);
+  ${HUES}
 }
 *, *::before, *::after { box-sizing: border-box; }
 [hidden] { display: none !important; }
